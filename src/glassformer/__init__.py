@@ -1,0 +1,99 @@
+"""A glass-box Transformer: train, open, use; every number measured.
+
+    import glassformer as gf
+
+    run = gf.train("my_texts/", overrides={"model.width": 256})     # a folder: runs/my_texts-1
+    model = gf.load(run.path)
+    print(gf.generate(model, "Once upon a time"))
+    print(gf.score(model, "The cat sat on the mat.").bits_per_byte)
+    gf.look(model, "The cat sat", "blocks.*.attn.pattern")
+
+Each public name is loaded when it is first used, so that the import alone costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glassformer.errors import GlassformerError
+    from glassformer.look.trace import Trace, look
+    from glassformer.model.config import ModelConfig
+    from glassformer.model.stacks import Decoder
+    from glassformer.run.folder import Run
+    from glassformer.run.report import write_report
+    from glassformer.text.config import DataConfig, TokenizerConfig
+    from glassformer.text.report import text_report
+    from glassformer.text.tokenizer import Tokenizer
+    from glassformer.train.config import Recipe, load_recipe
+    from glassformer.train.doctor import checkup
+    from glassformer.train.loop import train, training
+    from glassformer.use.generate import Generation, generate, stream
+    from glassformer.use.load import Loaded, load, save_model
+    from glassformer.use.score import Score, score
+
+    __version__: str
+
+__all__ = [
+    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Recipe",
+    "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup", "generate", "load",
+    "load_recipe", "look", "save_model", "score", "stream", "text_report", "train",
+    "training", "write_report",
+]  # fmt: skip
+
+_ROOMS = {
+    "errors": ["GlassformerError"],
+    "text.config": ["DataConfig", "TokenizerConfig"],
+    "text.report": ["text_report"],
+    "text.tokenizer": ["Tokenizer"],
+    "model.config": ["ModelConfig"],
+    "model.stacks": ["Decoder"],
+    "run.folder": ["Run"],
+    "run.report": ["write_report"],
+    "use.generate": ["Generation", "generate", "stream"],
+    "use.load": ["Loaded", "load", "save_model"],
+    "use.score": ["Score", "score"],
+    "look.trace": ["Trace", "look"],
+    "train.config": ["Recipe", "load_recipe"],
+    "train.doctor": ["checkup"],
+    "train.loop": ["train", "training"],
+}
+_HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = _fetch(name)
+    return value
+
+
+def _fetch(name: str) -> Any:
+    home = _HOME[name]
+    if home.startswith((f"{__name__}.use.", f"{__name__}.look.", f"{__name__}.train.loop")):
+        from glassformer.train.launch import prepare_process
+
+        prepare_process()  # these load torch, and threads must be settled before
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+class _Verb(ModuleType):
+    """A room named after its main function. Python puts the room at `gf.train` as soon as any file in it is
+    imported, so the room itself has to answer a call: `gf.train(...)` calls `train` in `train/loop.py`."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return _fetch(self.__name__.rpartition(".")[2])(*arguments, **settings)
+
+
+for _room in ("look", "train"):
+    import_module(f"{__name__}.{_room}").__class__ = _Verb

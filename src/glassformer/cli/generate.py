@@ -1,0 +1,77 @@
+"""`glassformer generate RUN`: the text comes as it is written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import glassformer as gf
+from glassformer.cli.model import Precision, open_model
+from glassformer.cli.terminal import document, note
+
+
+def generate(
+    model: Path,
+    /,
+    *,
+    prompt: str = "",
+    max_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: list[str] | None = None,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Let a model go on with a prompt.
+
+    Args:
+        model: A run, or a folder with config.json, model.safetensors and tokenizer.json.
+        prompt: The beginning. Empty: a new document.
+        max_tokens: Write at most so many tokens.
+        temperature: 0 always takes the likeliest token; 1 is the model's own distribution.
+        top_k: Draw from the K likeliest tokens only.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        min_p: Draw from tokens at least this fraction as likely as the likeliest.
+        repetition_penalty: Above 1, tokens that are there already become less likely.
+        seed: The same seed gives the same text.
+        stop: A string that ends the text; may be given several times.
+        precision: bf16 is faster and differs in the third digit.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
+        threads: Threads to compute with; as many as there are cores.
+        json: One JSON document instead of the text.
+    """
+    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    if not json:
+        _write(prompt)
+    generation = gf.generate(
+        loaded,
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop or (),
+        on_text=None if json else _write,
+    )
+    if json:
+        document(generation.to_dict())
+        return
+    _write("\n")
+    for warning in generation.warnings:
+        note(f"warning: {warning}")
+    speed = f"{generation.tokens_per_second:.0f} a second"
+    note(f"{len(generation.tokens)} tokens, {speed}; ended by {generation.finish}")
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()

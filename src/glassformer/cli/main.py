@@ -1,0 +1,93 @@
+"""The program `glassformer`: its verbs, and what an error looks like.
+
+    0 done    1 failed    2 wrong usage    3 the answer is no    75 stopped but resumable    130 interrupted
+
+A verb's file is imported when the verb is called, and torch when a verb needs it, so `--help` is instant.
+An error is shown as one block; GLASSFORMER_TRACEBACK=1 shows where it came from as well.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from glassformer.errors import ConfigError, GlassformerError
+
+_VERBS = {
+    "train": "Train a Transformer on text: a recipe, a file or a folder. Without arguments, the demo.",
+    "generate": "Let a model go on with a prompt.",
+    "score": "Measure how well a model predicts a text.",
+    "runs": "List, show and verify runs.",
+    "text": "Look at text before training on it.",
+    "bench": "Measure this machine, and training on it.",
+    "doctor": "Check that this machine is ready, and say what to do where it is not.",
+}
+_CLOSED_PIPE, _INTERRUPTED = 141, 130  # what a shell reports for SIGPIPE and SIGINT
+
+
+def build() -> App:
+    """The program, its verbs not yet imported."""
+    app = App(
+        name="glassformer",
+        help="A glass-box Transformer: train, open and use, with every number measured.",
+        version=_version,
+        version_flags=["--version"],
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,  # main gives it its exit code
+        default_parameter=Parameter(negative=""),
+    )
+    for verb, help_ in _VERBS.items():
+        app.command(f"glassformer.cli.{verb}:{verb}", name=verb, help=help_)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a model may write what a terminal cannot show
+    try:
+        answer = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return answer if isinstance(answer, int) else 0
+    except CycloptsError as error:
+        return _fail(f"{error}\nSee: glassformer {' '.join([*(error.command_chain or ()), '--help'])}", 2)
+    except GlassformerError as error:
+        return _fail(_block(error), error.exit_code)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", _INTERRUPTED)
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return _fail(f"{what}\nThis is a fault in glassformer. GLASSFORMER_TRACEBACK=1 shows where.", 1)
+
+
+def _block(error: GlassformerError) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    return "\n".join(part.strip("\n") for part in (error.what, error.expected, error.do) if part)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    if os.environ.get("GLASSFORMER_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exc()
+    first, _, rest = message.partition("\n")
+    print(f"{'stopped' if exit_code == 75 else 'error'}: {first}", file=sys.stderr)
+    for line in rest.splitlines():
+        print(line if line.startswith(" ") else f"  {line}", file=sys.stderr)
+    return exit_code
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("glassformer")

@@ -1,0 +1,23 @@
+"""What `generate` and `score` begin with: a process that computes well, and the model in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import glassformer as gf
+from glassformer.cli.terminal import note
+from glassformer.train.launch import prepare_process
+
+Precision = Literal["fp32", "bf16"]
+
+
+def open_model(path: Path, *, precision: Precision, device: str, threads: int | None) -> gf.Loaded:
+    """The model, ready to use; what is to be known about it goes to stderr."""
+    prepare_process(threads)
+    from glassformer.train.engine import pick_device
+
+    loaded = gf.load(path, precision=precision, device=pick_device(device))
+    for warning in loaded.warnings:
+        note(f"warning: {warning}")
+    return loaded

@@ -1,0 +1,102 @@
+"""`glassformer runs list|show|verify`: what is on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from cyclopts import App
+
+import glassformer as gf
+from glassformer import charts
+from glassformer.cli.terminal import ANSWER_IS_NO, document, facts, note, sparkline, table
+from glassformer.run.curves import thin
+
+_LISTED = (
+    "run",
+    "status",
+    "steps",
+    "tokens",
+    "val_loss",
+    "val_bits_per_byte",
+    "tokens_per_second",
+    "parameters",
+)
+_CURVE_WIDTH = 60
+
+runs = App(name="runs", help="List, show and verify runs.")
+
+
+@runs.command(name="list")
+def list_runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
+    """List the runs in a folder.
+
+    Args:
+        root: The folder that holds them.
+        json: One JSON document instead of a table.
+    """
+    found = [run.summary() for run in gf.Run.list(root)]
+    if json:
+        document({"runs": found}, "runs")
+    elif found:
+        table([{name: summary[name] for name in _LISTED} for summary in found])
+    else:
+        note(f"There are no runs in {root}. Make one with: glassformer train")
+
+
+@runs.command
+def show(run: Path, /, *, out: Path | None = None, json: bool = False) -> None:
+    """Show a run in numbers, and its loss curve.
+
+    Args:
+        run: The folder of the run.
+        out: Save a chart of its losses here: .html, .svg, .png or .json.
+        json: One JSON document instead of a table.
+    """
+    opened = gf.Run.open(run)
+    if out is not None:
+        charts.save(_losses(opened), out)
+        note(f"The chart is in {out}.")
+    if json:
+        document({"path": str(run), **opened.summary()}, "run")
+        return
+    losses = [row["loss"] for row in thin(opened.rows(), "loss", most=_CURVE_WIDTH)]
+    report = opened.path / "report.html"
+    facts(
+        {
+            **opened.summary(),
+            "loss": sparkline(losses, _CURVE_WIDTH),
+            "report": report if report.exists() else None,
+        }
+    )
+
+
+def _losses(run: gf.Run) -> charts.Spec:
+    names = {"step": "training", "validation": "validation"}
+    rows = [{**row, "loss of": names[kind]} for kind in names for row in run.events.curve(kind)]
+    return charts.line(rows, "step", "loss", series="loss of", y_title="loss (nats per token)")
+
+
+@runs.command
+def verify(*run: Path, json: bool = False) -> int:
+    """Read every byte of the checkpoints and models of runs and compare with their digests.
+
+    Args:
+        run: Folders of runs; without any, all in runs/.
+        json: One JSON document instead of lines.
+    """
+    opened = [gf.Run.open(path) for path in run] or gf.Run.list(Path("runs"))
+    found = {str(one.path): one.verify() for one in opened}
+    damaged = [path for path, findings in found.items() if findings]
+    if json:
+        rows = [
+            {"run": path, "findings": [asdict(one) for one in findings]} for path, findings in found.items()
+        ]
+        document({"whole": not damaged, "runs": rows}, "verify")
+    for path, findings in found.items() if not json else ():
+        print(f"{path}: {'damaged' if findings else 'whole'}")
+        for finding in findings:
+            print(f"  {finding}")
+    if damaged:
+        note("Training goes on from the newest whole checkpoint by itself. Check the disk and the memory.")
+    return ANSWER_IS_NO if damaged else 0

@@ -1,0 +1,98 @@
+"""`glassformer train`: text in, a trained model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import glassformer as gf
+from glassformer.cli.overrides import Overrides
+from glassformer.cli.progress import Progress
+from glassformer.cli.terminal import document, facts, note
+from glassformer.train.launch import prepare_process
+
+_NO_OVERRIDES = Overrides()
+
+
+def train(
+    what: str | None = None,
+    /,
+    *,
+    run: Path | None = None,
+    fresh: bool = False,
+    init_from: Path | None = None,
+    accept_data: bool = False,
+    stop_after: str | None = None,
+    track: str | None = None,
+    threads: int | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+    overrides: Overrides = _NO_OVERRIDES,
+) -> None:
+    """Train a Transformer. The same command again goes on where the run stopped.
+
+    Args:
+        what: A recipe's name, a recipe.toml, or a text file, folder or glob; without it, the demo.
+        run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
+        fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
+        init_from: Start from these weights: a run, a model folder or a .safetensors file.
+        accept_data: Go on although the text changed since the run began; this is recorded.
+        stop_after: Stop after this long (90s, 55m, 2h) with everything saved; exit code 75.
+        track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
+        threads: Threads to compute with; as many as there are cores.
+        dry_run: Say what the run would be, and train nothing.
+        json: Events as JSON lines on stdout; the last one sums up the run.
+    """
+    from glassformer.units import parse_seconds
+
+    recipe, base = gf.load_recipe(what, overrides.dotted())
+    seconds = None if stop_after is None else parse_seconds(stop_after)
+    prepare_process(threads)
+    if dry_run:
+        _plan(recipe, base, json=json)
+        return
+    from glassformer.run.sinks import open_sink
+    from glassformer.train.loop import find_unfinished, next_run_folder
+
+    folder = run or (None if fresh else find_unfinished(recipe)) or next_run_folder(recipe.name)
+    note(f"run: {folder}")
+    sink = None if track is None else open_sink(track, folder)
+    with Progress(folder) as progress:
+        listener: Callable[[dict[str, Any]], None] = _print_event if json else progress.event
+        for event in gf.training(
+            recipe,
+            base=base,
+            run=folder,
+            fresh=fresh,
+            init_from=init_from,
+            accept_data=accept_data,
+            stop_after=seconds,
+            progress=progress.message,
+        ):
+            listener(event)
+            if sink is not None:
+                sink(event)
+    if sink is not None and (missed := sink.close()):
+        note(missed)
+    if not json:
+        summary = gf.Run.open(folder).summary()
+        facts({**summary, "run": folder, "report": folder / "report.html"})
+        note(f'\nLet it write: glassformer generate {folder} --prompt "..."')
+
+
+def _plan(recipe: gf.Recipe, base: Path, *, json: bool) -> None:
+    from glassformer.train.start import plan_run
+
+    plan = plan_run(recipe, base)
+    if json:
+        document(plan, "plan")
+        return
+    warnings = plan.pop("warnings")
+    facts(plan)
+    for warning in warnings:
+        note(f"warning: {warning}")
+
+
+def _print_event(event: dict[str, Any]) -> None:
+    document(event, "event")

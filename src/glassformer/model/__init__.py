@@ -1,0 +1,1 @@
+"""Ids -> logits: the Transformer, readable line by line."""

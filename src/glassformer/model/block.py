@@ -1,0 +1,58 @@
+"""One block: attention moves information between positions, feed-forward works on each; both add to it.
+
+    pre   x = x + attn(norm1(x));  x = x + mlp(norm2(x))            GPT-2 and after
+    post  x = norm1(x + attn(x));  x = norm2(x + mlp(x))            Vaswani et al. 2017
+
+With `cross`, a second attention between the two reads the encoder's output, `memory`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glassformer.model.attention import Attention
+from glassformer.model.config import ModelConfig
+from glassformer.model.feedforward import FeedForward
+from glassformer.model.norms import Norm
+from glassformer.model.places import See, unseen, within
+
+Stream = Float[Tensor, "batch position width"]
+Memory = Float[Tensor, "batch key width"]
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int, *, causal: bool = True, cross: bool = False) -> None:
+        super().__init__()
+        self.pre, self.dropout = config.norm_place == "pre", config.dropout
+        self.norm1 = Norm(config)
+        self.attn = Attention(config, layer, causal=causal)
+        self.norm_cross = Norm(config) if cross else None
+        self.cross = Attention(config, layer, causal=False) if cross else None
+        self.norm2 = Norm(config)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x: Stream, *, memory: Memory | None = None, see: See = unseen, **attention: Any
+    ) -> Stream:
+        """`attention` is handed on to self-attention: turn, mask, cache."""
+        x = see("resid_pre", x)
+        ln1, ln2, ln_cross = within(see, "ln1"), within(see, "ln2"), within(see, "ln_cross")
+        out = self.attn(self.norm1(x, ln1) if self.pre else x, see=within(see, "attn"), **attention)
+        x = self._add(x, see("attn_out", out), self.norm1, ln1)
+        if self.cross is not None and self.norm_cross is not None:
+            y = self.norm_cross(x, ln_cross) if self.pre else x
+            out = self.cross(y, memory=memory, see=within(see, "cross_attn"))
+            x = self._add(x, see("cross_attn_out", out), self.norm_cross, ln_cross)
+        x = see("resid_mid", x)
+        out = self.mlp(self.norm2(x, ln2) if self.pre else x, within(see, "mlp"))
+        x = self._add(x, see("mlp_out", out), self.norm2, ln2)
+        seen: Tensor = see("resid_post", x)
+        return seen
+
+    def _add(self, x: Stream, out: Stream, norm: Norm, see: See) -> Stream:
+        x = x + F.dropout(out, self.dropout, self.training)
+        return x if self.pre else norm(x, see)

@@ -1,0 +1,1 @@
+"""What is on disk: a run is a folder."""

@@ -1,0 +1,1 @@
+"""Words -> ids -> batches. No torch here: reports and tokenising start at once."""

@@ -1,0 +1,206 @@
+"""A recipe: everything that decides what a run learns. No torch, so that it can be read and planned at once.
+
+name = "demo"                 also the run folder's name
+[about]                       hardware, minutes and loss to expect; measured, not used
+[data] [tokenizer] [model]    text/config.py, model/config.py
+[train]                       how long, how much at a time, what to keep
+[optimizer] [schedule]        how weights change
+[engine]                      how this machine is used; `auto` measures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from glassformer.configs import Config, build, merge, override, read_toml
+from glassformer.errors import UsageError, nearest
+from glassformer.model.config import ModelConfig
+from glassformer.text.config import DataConfig, TokenizerConfig
+
+_DURATIONS = ("steps", "tokens", "epochs", "minutes")
+
+
+class About(Config):
+    """`[about]`: the claim a recipe makes; a test or a benchmark holds it."""
+
+    text: str = ""
+    """What it is for, in a sentence."""
+    hardware: str = ""
+    """Where the figures below were measured."""
+    minutes: float | None = None
+    """How long it took there."""
+    loss: float | None = None
+    """Validation loss it reached, in nats per token."""
+
+
+class TrainConfig(Config):
+    """`[train]`"""
+
+    steps: int | None = Field(None, ge=0)
+    """How long: this many updates. Give one of steps, tokens, epochs or minutes."""
+    tokens: int | None = Field(None, ge=1)
+    """How long: this many tokens."""
+    epochs: float | None = Field(None, gt=0)
+    """How long: this many times over the training text."""
+    minutes: float | None = Field(None, gt=0)
+    """How long: turned into steps by the measured speed when the run begins, and kept on resume."""
+    batch: int = Field(32, ge=1)
+    """Rows of `model.context` tokens in each update."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches an update is made of; the batch is divided among them, the mathematics stay the same."""
+    clip: float | None = Field(1.0, gt=0)
+    """The longest gradient (Euclidean norm over all weights) an update may use; false for none."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    z_loss: float = Field(0.0, ge=0)
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between checkpoints; the last step always has one."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+    validate_every: int = Field(250, ge=1)
+    """Steps between measurements on the validation text; the last step always has one."""
+    validation_tokens: int | None = Field(200_000, ge=1)
+    """At most this much of it each time (the first so many tokens); the last time all of it."""
+    sample_every: int = Field(500, ge=1)
+    """Steps between samples; the last step always has some."""
+    sample_prompts: tuple[str, ...] = ("\n",)
+    sample_tokens: int = Field(120, ge=0)
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of the loss curve."""
+    seed: int = Field(0, ge=0)
+    """Decides starting weights, the order of samples and dropout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_clip(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("clip") is False:
+            return {**values, "clip": None}
+        return values
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> Self:
+        given = [name for name in _DURATIONS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(_DURATIONS)} (given: {', '.join(given) or 'none'})")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} does not divide into {self.accumulate} micro-batches")
+        return self
+
+
+class OptimizerConfig(Config):
+    """`[optimizer]`"""
+
+    kind: Literal["sgd", "adam", "adamw", "lion", "adafactor", "muon"] = "adamw"
+    """`muon` updates the blocks' matrices and leaves everything else to AdamW."""
+    learning_rate: float = Field(3e-3, gt=0)
+    matrix_learning_rate: float = Field(0.02, gt=0)
+    """Muon's own, for the blocks' matrices."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Of sgd and muon."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """How slowly the averages of gradient and squared gradient change (adam, adamw, lion, muon's AdamW)."""
+    epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    """Of matrices only; gains and biases have none."""
+
+
+class ScheduleConfig(Config):
+    """`[schedule]`: the learning rate over the run, as a factor."""
+
+    kind: Literal["constant", "linear", "cosine", "noam", "inverse_sqrt", "wsd"] = "cosine"
+    warmup: float = Field(0.02, ge=0)
+    """Steps of rising rate; below 1, a fraction of the run."""
+    decay: float = Field(0.3, ge=0, le=1)
+    """wsd: the last fraction of the run, in which the rate falls."""
+    final: float = Field(0.1, ge=0, le=1)
+    """Factor at the end (linear, cosine, wsd)."""
+
+
+class EngineConfig(Config):
+    """`[engine]`: `auto` measures a few real steps and takes the quickest."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ..."""
+    precision: Literal["auto", "fp32", "autocast", "bf16"] = "auto"
+    """`autocast`: products in bfloat16, weights in float32. `bf16`: bfloat16 weights with float32 masters."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
+
+
+class Recipe(Config):
+    """What a run learns, from what, and how."""
+
+    name: str = Field("run", pattern=r"^[\w.-]+$")
+    about: About = About()
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, as TOML can hold it (what is None is left out, or false for clip)."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        if self.train.clip is None:
+            values["train"]["clip"] = False
+        return values
+
+
+class LoadedRecipe(NamedTuple):
+    recipe: Recipe
+    base: Path
+    """The folder that the recipe's relative paths start from."""
+
+
+def load_recipe(
+    what: str | Path | Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> LoadedRecipe:
+    """A recipe from its name, its file, a text to train on, or its values; None is the demo.
+
+    `overrides` maps dotted names to values: `{"model.width": 64}`.
+    """
+    values, base, origin = _find(what)
+    changes = dict(overrides or {})
+    chosen = [name for name in _DURATIONS if f"train.{name}" in changes]
+    if chosen:  # a duration given by hand replaces the recipe's own, whatever its unit
+        train = {key: value for key, value in values.get("train", {}).items() if key not in _DURATIONS}
+        values = {**values, "train": train}
+    return LoadedRecipe(build(Recipe, override(values, changes), origin=origin), base)
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with glassformer, by name."""
+    folder = Path(str(resources.files("glassformer.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _find(what: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any], Path, str]:
+    packaged = recipes()
+    if what is None:
+        return read_toml(packaged["demo"]), Path.cwd(), "The recipe demo"
+    if isinstance(what, Mapping):
+        return dict(what), Path.cwd(), "The recipe"
+    path = Path(what)
+    if str(what) in packaged and not path.exists():
+        return read_toml(packaged[str(what)]), Path.cwd(), f"The recipe {what}"
+    if path.suffix == ".toml":
+        return read_toml(path), path.resolve().parent, f"The recipe {path}"
+    if not path.exists() and not any(letter in str(what) for letter in "*?["):
+        raise UsageError(
+            f"There is no recipe, file or folder {str(what)!r};",
+            expected=nearest(str(what), packaged),
+            do="Give a recipe's name, a .toml file, or a text file or folder to train on.",
+        )
+    own_text = {
+        "name": path.stem.strip("*?[].") or "text",
+        "about": {},
+        "data": {"paths": [str(path.absolute())]},
+    }
+    demo = read_toml(packaged["demo"])
+    return merge({**demo, "about": {}, "data": {}}, own_text), Path.cwd(), f"The demo recipe on {path}"

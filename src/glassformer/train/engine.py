@@ -1,0 +1,224 @@
+"""How this machine is used best: measured, not guessed.
+
+Precision, compilation and attention are chosen by timing a few real steps of the recipe's own model. What is
+quickest differs from machine to machine (bfloat16 is a loss without the instructions for it) and from shape to
+shape (torch's fused attention is slow on a CPU at short contexts), so there is no rule to write down.
+Compilation costs tens of seconds; it is tried only when the run is long enough to win them back. A choice is
+recorded with its measurements and reused on resume, so that a resumed run computes the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from glassformer.errors import GlassformerError, UsageError
+from glassformer.model.attention import Kernel
+from glassformer.model.config import ModelConfig
+from glassformer.model.count import Precision
+from glassformer.model.stacks import Decoder
+from glassformer.stats import median
+from glassformer.train.config import EngineConfig
+from glassformer.train.launch import on_all_cores
+from glassformer.train.step import Loss
+
+_SECONDS_TO_COMPILE = 40.0
+"""A compilation is tried when eager steps would take at least three times this; it takes 20 to 90 s."""
+_COMPILE_LIMIT = 600.0
+_ENOUGH_SECONDS = 1.5
+"""A candidate is timed for at least this long, or five steps."""
+_EAGER_TOKENS = 2048
+"""Eager steps are timed on at most about this many tokens, so that a large batch does not take minutes."""
+_SHORT_CONTEXT = 128
+"""Up to here the explicit attention beats the one in blocks of queries, which begins to skip work beyond."""
+_BF16_GAIN = 1.3
+"""bfloat16 pays when its products are this many times as fast: element-wise work between them is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to use the machine."""
+
+    device: str
+    precision: Precision
+    compiled: bool
+    attention: Kernel
+
+    @property
+    def name(self) -> str:
+        return f"{self.precision} {'compiled' if self.compiled else 'eager'}, {self.attention} attention"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A choice that was tried: the median of its steps, or why it failed."""
+
+    choice: Choice
+    step_seconds: float | None = None
+    """Of a whole batch; eager ones are timed on part of it."""
+    first_seconds: float | None = None
+    error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"name": self.choice.name, **asdict(self)}
+
+
+Trial = Callable[[Choice, int], Callable[[], None]]
+"""`trial(choice, rows)` builds model and optimiser anew and returns a function that does one real step."""
+
+
+def choose(
+    config: EngineConfig,
+    trial: Trial,
+    *,
+    model: ModelConfig,
+    batch: int,
+    num_steps: int | None,
+    seconds: float,
+) -> list[Candidate]:
+    """What was tried, the best first. The run will take `num_steps` steps of `batch` rows, or else `seconds`."""
+    device = pick_device(config.device)
+    kernel: Kernel = (
+        "fused" if device != "cpu" else "explicit" if model.context <= _SHORT_CONTEXT else "blocks"
+    )
+    kernels = list(dict.fromkeys((kernel, "fused")) if config.attention == "auto" else (config.attention,))
+    precisions: list[Precision] = ["fp32"] if config.precision == "auto" else [config.precision]
+    if config.precision == "auto" and _bf16_pays(device, model.width):
+        precisions = ["bf16", "autocast", "fp32"]
+    eager = [Choice(device, p, False, kernels[0]) for p in precisions]
+    eager += [Choice(device, precisions[0], False, other) for other in kernels[1:]]
+    compiled = replace(eager[0], compiled=True)
+    if config.compile == "off" and len(eager) == 1:
+        return [Candidate(eager[0])]
+    tried: list[Candidate] = []
+    wanted = config.compile == "on"
+    rows = min(batch, max(1, _EAGER_TOKENS // model.context))
+    for choice in [] if wanted else eager:
+        tried.append(measure(choice, trial, rows, batch))
+        best = min((c.step_seconds for c in tried if c.step_seconds), default=0.0)
+        wanted = config.compile == "auto" and (seconds or best * (num_steps or 0)) >= 3 * _SECONDS_TO_COMPILE
+        if wanted:
+            break  # the other eager ways do not matter to a run this long
+    if wanted:
+        error = cannot_compile(device)
+        tried.append(Candidate(compiled, error=error) if error else measure(compiled, trial, batch, batch))
+    if not any(c.step_seconds for c in tried):
+        tried += [measure(eager[0], trial, batch, batch)]
+    working = sorted((c for c in tried if c.step_seconds), key=lambda c: c.step_seconds or 0.0)
+    if not working:
+        reasons = "; ".join(f"{c.choice.name}: {c.error}" for c in tried)
+        raise GlassformerError(f"This model does not run on this machine in any way tried: {reasons}.")
+    return working + [c for c in tried if not c.step_seconds]
+
+
+def prepare_loss(
+    model: Decoder, choice: Choice, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Loss:
+    """The model's loss as the choice computes it."""
+    model.use_attention(choice.attention)
+    loss = torch.compile(model.loss, dynamic=False) if choice.compiled else model.loss
+    kind = choice.device.split(":")[0]
+
+    def compute(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=choice.precision == "autocast"):
+            result: torch.Tensor = loss(*args, **kwargs, label_smoothing=label_smoothing, z_loss=z_loss)
+        return result
+
+    return compute
+
+
+def pick_device(name: str) -> str:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(
+            f"engine.device is {name}, but torch sees no GPU.",
+            expected="A CUDA build of torch and a driver new enough for it.",
+            do="Run `glassformer doctor`, or set --engine.device cpu.",
+        )
+    try:
+        return str(torch.device(name))
+    except RuntimeError:
+        raise UsageError(
+            f"engine.device {name!r} is not a device.", do="Use auto, cpu, cuda or cuda:1."
+        ) from None
+
+
+def cannot_compile(device: str) -> str | None:
+    """Why torch.compile has no chance here."""
+    if device == "cpu" and not any(map(shutil.which, ("g++", "clang++", os.environ.get("CXX", "g++")))):
+        return "torch.compile needs a C++ compiler on a CPU, and there is none; install g++"
+    return None
+
+
+def _bf16_pays(device: str, width: int) -> bool:
+    """Whether matrix products in bfloat16 are much faster here than in float32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.ones(1024, width, dtype=dtype, device=device)
+        w = torch.ones(4 * width, width, dtype=dtype, device=device)
+        times = [_seconds(lambda x=x, w=w: _wait(x @ w.T)) for _ in range(8)]  # type: ignore[misc] # bound now
+        seconds[dtype] = median(times[2:])
+    return seconds[torch.float32] > _BF16_GAIN * seconds[torch.bfloat16]
+
+
+def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
+    """Seconds of a warmed-up step, the median of up to five, as a whole batch would take."""
+    try:
+        with _at_most(_COMPILE_LIMIT if choice.compiled else None):
+            step = trial(choice, rows)
+            with on_all_cores():  # for the compiler's own processes
+                first = _seconds(step)
+            times = [_seconds(step)]
+            while sum(times) < _ENOUGH_SECONDS and len(times) < 5:
+                times.append(_seconds(step))
+        return Candidate(choice, median(times) * batch / rows, first)
+    except (
+        RuntimeError,
+        TimeoutError,
+        NotImplementedError,
+        ImportError,
+        torch._dynamo.exc.TorchDynamoException,
+    ) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Candidate(choice, error=lines[0][:200])
+
+
+def _wait(result: torch.Tensor) -> None:
+    if result.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError in the block after this long (only the main thread can be interrupted)."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimeoutError(f"took longer than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,256 @@
+"""Before the first step: the run folder, its data, how the machine is used, how long it takes.
+
+Everything decided here is written into the run, and a resumed run reads it back instead of deciding again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glassformer.errors import ConfigError, RunError
+from glassformer.files import cache_folder, free_bytes
+from glassformer.model import count
+from glassformer.model.config import ModelConfig
+from glassformer.model.stacks import Decoder, build
+from glassformer.run import checkpoints
+from glassformer.run.events import Events
+from glassformer.run.folder import Run
+from glassformer.run.manifest import describe
+from glassformer.run.tensors import read_tensors
+from glassformer.text.batches import Batches
+from glassformer.text.shards import Prepared, prepare
+from glassformer.train.config import Recipe
+from glassformer.train.engine import (
+    Candidate,
+    Choice,
+    Trial,
+    cannot_compile,
+    choose,
+    measure,
+    pick_device,
+    prepare_loss,
+)
+from glassformer.train.optimizers import build_optimizers
+from glassformer.train.step import update
+from glassformer.train.weights import Weights
+from glassformer.units import show_bytes
+
+
+def prepare_text(recipe: Recipe, base: Path, progress: Callable[[str], None]) -> Prepared:
+    """The recipe's text as tokens, from the cache where it is there."""
+    return prepare(
+        recipe.data, recipe.tokenizer, base=base, cache=cache_folder() / "tokens", progress=progress
+    )
+
+
+def model_config(recipe: Recipe, prepared: Prepared) -> ModelConfig:
+    """The recipe's model with its vocabulary known."""
+    size = prepared.tokenizer.vocab_size
+    if recipe.model.vocab is not None and recipe.model.vocab < size:
+        raise ConfigError(
+            "The model does not fit the tokenizer:",
+            [f"model.vocab is {recipe.model.vocab}, but the tokenizer has {size} tokens"],
+            do="Leave model.vocab out, or raise it.",
+        )
+    return recipe.model.model_copy(update={"vocab": recipe.model.vocab or size})
+
+
+def open_run(recipe: Recipe, prepared: Prepared, path: Path, *, fresh: bool, accept_data: bool) -> Run:
+    """The run folder: made, or found there with the same recipe, text and tokenizer."""
+    digests = {"data": prepared.digest, "tokenizer": prepared.tokenizer.digest}
+    if fresh or not (path / "recipe.toml").exists():
+        run = Run.create(path, recipe.resolved(), describe(**digests), fresh=fresh)
+        prepared.tokenizer.save(run.path / "tokenizer.json")
+        return run
+    run = Run.open(path)
+    if not (path / "tokenizer.json").exists():  # killed when the run was just made
+        prepared.tokenizer.save(path / "tokenizer.json")
+    checkpoints.check_fits(_what_matters(run.recipe), _what_matters(recipe.resolved()))
+    changed = [name for name, digest in digests.items() if run.manifest.get(name) != digest]
+    if "tokenizer" in changed or (changed and not accept_data):
+        raise RunError(
+            f"The {' and the '.join(changed)} of {path} changed since it began.",
+            expected=f"Expected {', '.join(f'{name} {str(run.manifest.get(name))[:12]}' for name in changed)}, "
+            f"found {', '.join(digests[name][:12] for name in changed)}.",
+            do="Put back the files as they were, go on with the new ones by --accept-data (recorded in the run; a "
+            "changed tokenizer cannot be accepted), or begin anew with --fresh.",
+        )
+    if changed:
+        run.events.append("warning", message=f"goes on with changed data, {digests['data'][:12]}, as asked")
+    return run
+
+
+def choose_engine(
+    recipe: Recipe, config: ModelConfig, batches: Batches, events: Events
+) -> tuple[Choice, float]:
+    """How the machine is used, and the seconds a step takes: as recorded, or else measured now."""
+    asked = recipe.engine.model_dump()
+    recorded = events.last("engine")
+    if recorded is not None:
+        choice = Choice(**recorded["choice"])
+        changed = "other engine settings were asked for" if recorded["asked"] != asked else _gone(choice)
+        if changed is None:
+            return choice, recorded["step_seconds"]
+        message = f"no longer uses {choice.name} on {choice.device}: {changed}; losses may differ in their last digits"
+        events.append("warning", message=message)
+    seconds = (recipe.train.minutes or 0.0) * 60
+    size = recipe.train.batch // recipe.train.accumulate
+    found = choose(
+        recipe.engine, make_trial(recipe, config, batches), model=config, batch=size,
+        num_steps=_steps(recipe, batches), seconds=seconds,
+    )  # fmt: skip
+    best = found[0]
+    if best.step_seconds is None and recipe.train.minutes:
+        best = measure(best.choice, make_trial(recipe, config, batches), size, size)
+        if best.error:
+            raise RunError(f"The first step failed: {best.error}.", do="Try other settings of [engine].")
+    step_seconds = (best.step_seconds or 0.0) * recipe.train.accumulate
+    rows = [
+        candidate.row() | {"tokens_per_second": _speed(candidate, size * config.context)}
+        for candidate in found
+    ]
+    chosen = found[0].row()["choice"]
+    events.append("engine", asked=asked, choice=chosen, step_seconds=step_seconds, candidates=rows)
+    return best.choice, step_seconds
+
+
+def _gone(choice: Choice) -> str | None:
+    """Why a recorded choice cannot be used again on this machine."""
+    if choice.device.startswith("cuda") and not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return cannot_compile(choice.device) if choice.compiled else None
+
+
+def make_trial(recipe: Recipe, config: ModelConfig, batches: Batches) -> Trial:
+    """A model and optimiser of the recipe's own, to be timed and thrown away."""
+
+    def trial(choice: Choice, rows: int) -> Callable[[], None]:
+        model = build(config, seed=recipe.train.seed, device=choice.device)
+        weights = Weights(model, choice.precision)
+        optimizers = build_optimizers(recipe.optimizer, weights.masters)
+        loss = loss_of(model, choice, recipe)
+        batch = batches.batch(0)
+        part = type(batch)(
+            batch.ids[:rows], batch.targets[:rows], None if batch.segments is None else batch.segments[:rows],
+            batch.sample_ids[:rows],
+        )  # fmt: skip
+        device = torch.device(choice.device)
+
+        def step() -> None:
+            update(loss, weights, optimizers, part, rate=1e-3, clip=recipe.train.clip, device=device)
+
+        return step
+
+    return trial
+
+
+def loss_of(model: Decoder, choice: Choice, recipe: Recipe) -> Callable[..., torch.Tensor]:
+    """The recipe's loss for training, as the choice computes it."""
+    return prepare_loss(
+        model, choice, label_smoothing=recipe.train.label_smoothing, z_loss=recipe.train.z_loss
+    )
+
+
+def num_steps(recipe: Recipe, batches: Batches, step_seconds: float) -> int:
+    """The run's length in updates."""
+    steps = _steps(recipe, batches)
+    return steps if steps is not None else max(1, round((recipe.train.minutes or 0.0) * 60 / step_seconds))
+
+
+def start_from(weights: Weights, path: Path) -> str:
+    """Set every weight that fits from a model folder, a run or a .safetensors file; says what became of each."""
+    places = [path, path / "model.safetensors", path / "model" / "model.safetensors"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        newest = checkpoints.load_newest(path / "checkpoints", only={"model"}, set_aside=False)
+        if newest is None:
+            raise RunError(
+                f"There are no weights in {path}.", do="Give a run, a model folder or a .safetensors file."
+            )
+        saved = newest.tensors["model"]
+    else:
+        saved = read_tensors(found)
+    wanted = {name: master.detach() for name, master in weights.masters.items()}
+    matching, report = checkpoints.matching_tensors(saved, wanted)
+    if not matching:
+        raise RunError(f"No tensor of {path} fits this model.", do="Compare the two configurations.")
+    weights.load(wanted | matching)
+    missed = [f"{row['tensor']} ({row['outcome']})" for row in report if row["outcome"] != "loaded"]
+    return f"starts from {path.name}: {len(matching)} tensors loaded" + (
+        f"; not {', '.join(missed)}" if missed else ""
+    )
+
+
+def check_space(run: Run, config: ModelConfig, recipe: Recipe) -> None:
+    """Two checkpoints must fit on the disk before the first step is spent."""
+    kind: count.Optimizer = "momentum" if recipe.optimizer.kind == "sgd" else recipe.optimizer.kind
+    need = 2 * (4 * count.parameters(config).total + count.optimizer_bytes(config, kind))
+    free = free_bytes(run.path)
+    if free < need:
+        raise RunError(
+            f"{run.path} has {show_bytes(free)} free; two checkpoints of this model need {show_bytes(need)}.",
+            do="Free some space, or choose another disk with --run.",
+        )
+
+
+def plan_run(recipe: Recipe, base: Path) -> dict[str, Any]:
+    """What a run would be, for --dry-run: the text is read and tokenised into the cache, nothing else is written."""
+    prepared = prepare_text(recipe, base, lambda message: None)
+    config = model_config(recipe, prepared)
+    batches = make_batches(recipe, config, prepared)
+    steps = _steps(recipe, batches)
+    tokens = None if steps is None else steps * batches.tokens_per_batch
+    per_token = count.flops_per_token(config, "matmul")
+    return {
+        "recipe": recipe.name,
+        "device": pick_device(recipe.engine.device),
+        "parameters": count.parameters(config).total,
+        "vocab": config.vocab,
+        "training_tokens": prepared.train.num_tokens,
+        "validation_tokens": prepared.validation.num_tokens,
+        "steps": steps,
+        "minutes": recipe.train.minutes,
+        "tokens": tokens,
+        "epochs": None if tokens is None else tokens / prepared.train.num_tokens,
+        "flops": None if tokens is None else tokens * per_token,
+        "waste": batches.waste,
+        "warnings": [*prepared.warnings, *batches.warnings],
+    }
+
+
+def make_batches(recipe: Recipe, config: ModelConfig, prepared: Prepared) -> Batches:
+    data = recipe.data
+    return Batches(
+        prepared.train, batch=recipe.train.batch, context=config.context, seed=recipe.train.seed,
+        packing=data.packing, mask_documents=data.mask_documents, weights=data.weights,
+    )  # fmt: skip
+
+
+def _steps(recipe: Recipe, batches: Batches) -> int | None:
+    """None when the recipe gives minutes."""
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.tokens is not None:
+        return math.ceil(train.tokens / batches.tokens_per_batch)
+    if train.epochs is not None:
+        return math.ceil(train.epochs * batches.num_samples / train.batch)
+    return None
+
+
+def _speed(candidate: Candidate, tokens: int) -> float | None:
+    return tokens / candidate.step_seconds if candidate.step_seconds else None
+
+
+def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself."""
+    train = recipe["train"]
+    watching = {"checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
+    watching |= {name for name in train if name.startswith("sample_")}
+    kept = {key: value for key, value in recipe.items() if key not in ("about", "name", "train", "engine")}
+    return {**kept, "train": {key: value for key, value in train.items() if key not in watching}}

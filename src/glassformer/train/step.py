@@ -1,0 +1,83 @@
+"""One training step: predict, compare, blame, adjust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glassformer.errors import GlassformerError
+from glassformer.text.batches import NO_LOSS, Batch
+from glassformer.train.optimizers import set_rates
+from glassformer.train.weights import Weights
+
+Loss = Callable[..., Tensor]
+"""`loss(ids, targets, segments=..., num_targets=...)`: summed over targets, divided by `num_targets`."""
+
+
+class Diverged(GlassformerError):
+    """The loss or the gradient is not a finite number; no weight was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step was."""
+
+    loss: float
+    """Mean nats per target, before the update."""
+    grad_norm: float
+    """Euclidean length of the whole gradient, before clipping."""
+
+
+def update(
+    loss_of: Loss,
+    weights: Weights,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: Batch,
+    *,
+    rate: float,
+    clip: float | None,
+    accumulate: int = 1,
+    device: torch.device,
+) -> Update:
+    """Change the weights once, to predict `batch` better. `rate` is the schedule's factor.
+
+    Raises Diverged, before any weight changes, where loss or gradient is not finite.
+    """
+    loss = torch.zeros((), device=device)
+    weights.zero_gradients()
+    for ids, targets, segments, num_targets in micro_batches(batch, accumulate, device):
+        part = loss_of(ids, targets, segments=segments, num_targets=num_targets)  # predict, compare
+        part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
+        weights.collect()
+        loss += part.detach()
+    norm = torch.stack(torch._foreach_norm(weights.gradients)).norm()
+    found = Update(*torch.stack([loss, norm]).tolist())
+    if not (math.isfinite(found.loss) and math.isfinite(found.grad_norm)):
+        raise Diverged(
+            f"The loss is {found.loss} and the length of the gradient {found.grad_norm}; no weight was changed.",
+            do="Lower optimizer.learning_rate, lengthen schedule.warmup, or look at the samples of this batch.",
+        )
+    if clip is not None and found.grad_norm > clip:
+        torch._foreach_mul_(weights.gradients, clip / found.grad_norm)
+    set_rates(optimizers, rate)
+    for optimizer in optimizers:  # adjust
+        optimizer.step()
+    weights.refresh()
+    return found
+
+
+def micro_batches(
+    batch: Batch, accumulate: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
+    """(ids, targets, segments, targets in the whole batch) of each part of the batch, on the device."""
+    num_targets = torch.tensor(max(1, int((batch.targets != NO_LOSS).sum())), device=device)
+    size = len(batch.ids) // accumulate
+    for start in range(0, len(batch.ids), size):
+        rows = slice(start, start + size)
+        segments = None if batch.segments is None else torch.from_numpy(batch.segments[rows]).to(device)
+        ids, targets = (torch.from_numpy(part[rows]).to(device) for part in (batch.ids, batch.targets))
+        yield ids, targets, segments, num_targets

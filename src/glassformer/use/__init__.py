@@ -1,0 +1,1 @@
+"""Weights -> words, with the weights frozen."""

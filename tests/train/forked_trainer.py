@@ -1,0 +1,97 @@
+"""Training in processes that really end: run as a program, it forks one `glassformer` for each line it reads.
+
+    {"arguments": ["train", "tiny.toml"], "folder": ".", "environment": {}, "out": "o", "err": "e", "plans": []}
+
+It answers with the pid, and with `{"pid": ..., "exit": ...}` to `{"wait": pid}`; a signal's exit is negative.
+It forks from a process that has loaded torch, because loading it takes longer than a tiny run.
+
+A plan is what befalls the process, at a moment that is the same every time: `{"at": moment, "do": deed}`.
+The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
+the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, `limit N`
+(no file may grow beyond N bytes, as on a full disk) or `lift` (it may again).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
+
+import glassformer.cli.train
+import glassformer.train.loop  # noqa: F401 # and with it everything a run loads
+from glassformer.cli.main import main
+
+sys.modules["vl_convert"] = None  # type: ignore[assignment] # as without the extra `plots`: reports take no seconds
+
+
+class Plans:
+    """What is still to happen to this process."""
+
+    def __init__(self, plans: list[dict[str, Any]]) -> None:
+        self.left = [{"n": 1, **plan} for plan in plans]
+
+    def moment(self, kind: str, what: str) -> None:
+        for plan in list(self.left):
+            wanted, _, words = plan["at"].partition(": ")
+            if wanted == kind and all(word in what for word in words.split("+")):
+                plan["n"] -= 1
+                if plan["n"] == 0:
+                    self.left.remove(plan)
+                    happen(plan["do"])
+
+
+def happen(deed: str) -> None:
+    name, _, number = deed.partition(" ")
+    if name == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), resource.RLIM_INFINITY))
+    elif name == "lift":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    else:
+        os.kill(os.getpid(), signal.Signals[name])
+
+
+class Watched(io.TextIOWrapper):
+    """A standard stream whose every write is a moment."""
+
+    def __init__(self, path: str, plans: Plans) -> None:
+        super().__init__(open(path, "wb"), encoding="utf-8", write_through=True)  # noqa: SIM115, PTH123 # until the end
+        self.plans = plans
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        self.flush()
+        self.plans.moment("writes", text)
+        return written
+
+
+def work(request: dict[str, Any]) -> None:
+    plans = Plans(request["plans"])
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    sys.stdout, sys.stderr = Watched(request["out"], plans), Watched(request["err"], plans)
+    if any(plan["at"].startswith("asks") for plan in plans.left):
+        sys.addaudithook(lambda event, arguments: plans.moment("asks", f"{event} {arguments}"))
+    exit_code = main(request["arguments"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            print(json.dumps({"pid": request["wait"], "exit": os.waitstatus_to_exitcode(status)}), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            work(request)
+        print(json.dumps({"pid": pid}), flush=True)
