@@ -99,7 +99,7 @@ def run_peer(side: str, shape: str, nanogpt: Path | None) -> dict[str, Any]:
     from glassformer.train.bench import SHAPES, peak_bytes
 
     config, batch = SHAPES[shape]
-    sizes = (config.vocab_size, config.context, config.layers, config.heads, config.width)
+    sizes = (config.vocab_size, config.context, config.layers, config.num_heads, config.width)
     ids = torch.randint(0, config.vocab_size, (batch, config.context + 1))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     if side == "nanoGPT":

@@ -23,7 +23,7 @@ WHERE = list(itertools.product(["rope", "alibi", "none"], [False, True]))
 
 def inputs(config, positions, segmented, dtype):
     """turn and mask, as a decoder makes them."""
-    slopes = alibi_slopes(config.heads).to(dtype) if positions == "alibi" else None
+    slopes = alibi_slopes(config.num_heads).to(dtype) if positions == "alibi" else None
     mask = attention_mask(
         16, 16, torch.device("cpu"), segments=SEGMENTS if segmented else None, slopes=slopes
     )
@@ -68,7 +68,7 @@ def test_attention_is_a_loop_over_queries_and_keys(tiny, options, positions, seg
 
 def by_hand(config, layer, x, positions, segmented):
     weights = {name: p.detach().numpy() for name, p in layer.named_parameters()}
-    size, heads, groups = config.head_width, config.heads, config.heads // config.num_kv_heads
+    size, heads, groups = config.head_width, config.num_heads, config.num_heads // config.num_kv_heads
     projected = x @ weights["qkv.weight"].T + weights.get("qkv.bias", 0.0)
     cuts = [heads * size, heads * size + config.num_kv_heads * size]
     q, k, v = (part.reshape(2, 16, -1, size) for part in np.split(projected, cuts, axis=-1))

@@ -74,3 +74,18 @@ def test_numbers_out_of_range_are_refused(key, value):
 def test_a_config_survives_being_written_and_read():
     config = ModelConfig(width=96, heads=3, gated=True, positions="learned")
     assert build(ModelConfig, config.model_dump(exclude_none=True), origin="recipe.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("given", "heads"),
+    [
+        ({"width": 256}, 4),
+        ({"width": 192}, 3),
+        ({"width": 32}, 1),
+        ({"width": 100}, 2),
+        ({"width": 128, "head_size": 32}, 4),
+        ({"width": 128, "heads": 8}, 8),
+    ],
+)
+def test_heads_left_out_follow_from_the_width(given, heads):
+    assert ModelConfig(**given).num_heads == heads

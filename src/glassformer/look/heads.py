@@ -29,7 +29,7 @@ def attention_rows(
     """`{tokens, pattern, layer, head}`: the tokens' texts, and for each a row of weights over all tokens.
     Of a text longer than the context, its beginning."""
     config = model.config
-    for name, given, count in (("layer", layer, config.layers), ("head", head, config.heads)):
+    for name, given, count in (("layer", layer, config.layers), ("head", head, config.num_heads)):
         if given is not None and not 0 <= given < count:
             raise UsageError(
                 f"There is no {name} {given}.", expected=f"This model has {name}s 0 to {count - 1}."
@@ -41,8 +41,8 @@ def attention_rows(
     )  # (layer, head, query, key)
     dullness = concentration(patterns)
     if head is not None:
-        dullness[:, [other for other in range(config.heads) if other != head]] = torch.inf
-    row, column = divmod(int(dullness.argmin()), config.heads)
+        dullness[:, [other for other in range(config.num_heads) if other != head]] = torch.inf
+    row, column = divmod(int(dullness.argmin()), config.num_heads)
     return {
         "tokens": [tokenizer.decode([token]) for token in ids],
         "pattern": patterns[row, column].tolist(),

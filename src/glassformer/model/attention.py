@@ -54,7 +54,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.causal = layer, causal
         self.kernel: Kernel = "fused"
-        self.heads, self.kv_heads, self.head_size = config.heads, config.num_kv_heads, config.head_width
+        self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_width
         self.dropout = config.dropout
         self.sizes = [heads * self.head_size for heads in (self.heads, self.kv_heads, self.kv_heads)]
         self.qkv = nn.Linear(config.width, sum(self.sizes), bias=config.bias)

@@ -26,8 +26,8 @@ class ModelConfig(Config):
     width: int = Field(256, ge=1)
     """d, the length of each token's vector (the residual stream)."""
     layers: int = Field(6, ge=0)
-    heads: int = Field(4, ge=1)
-    """Query heads."""
+    heads: int | None = Field(None, ge=1)
+    """Query heads; left out: one for each `head_size` of width, or for about 64 when that is left out too."""
     kv_heads: int | None = Field(None, ge=1)
     """Key and value heads (grouped-query attention); left out: as many as `heads`."""
     head_size: int | None = Field(None, ge=1)
@@ -60,14 +60,13 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         problems = []
-        if self.head_size is None and self.width % self.heads:
-            near = [h for h in range(1, min(self.width, 2 * self.heads) + 1) if self.width % h == 0]
-            best = min(near, key=lambda h: abs(h - self.heads))
+        if self.head_size is None and self.width % self.num_heads:
+            best = min(_divisors(self.width), key=lambda h: abs(h - self.num_heads))
             problems.append(
-                f"width {self.width} does not divide into {self.heads} heads; heads = {best} would fit"
+                f"width {self.width} does not divide into {self.num_heads} heads; heads = {best} would fit"
             )
-        if self.heads % self.num_kv_heads:
-            problems.append(f"heads {self.heads} is not a multiple of kv_heads {self.num_kv_heads}")
+        if self.num_heads % self.num_kv_heads:
+            problems.append(f"heads {self.num_heads} is not a multiple of kv_heads {self.num_kv_heads}")
         if self.positions == "rope" and not problems and self.head_width % 2:
             problems.append(f"rope rotates pairs, so the head size must be even; it is {self.head_width}")
         if self.positions != "rope" and self.rope_base != type(self).model_fields["rope_base"].default:
@@ -77,13 +76,24 @@ class ModelConfig(Config):
         return self
 
     @property
+    def num_heads(self) -> int:
+        """H."""
+        if self.heads is not None:
+            return self.heads
+        if self.head_size is not None:
+            return max(1, self.width // self.head_size)
+        even = [h for h in _divisors(self.width) if self.width // h % 2 == 0]  # rope turns pairs
+        return min(even, key=lambda h: abs(h - self.width / 64), default=1)
+
+    @property
     def num_kv_heads(self) -> int:
-        return self.kv_heads or self.heads
+        """K."""
+        return self.kv_heads or self.num_heads
 
     @property
     def head_width(self) -> int:
         """d_head."""
-        return self.head_size or self.width // self.heads
+        return self.head_size or self.width // self.num_heads
 
     @property
     def ff_width(self) -> int:
@@ -102,3 +112,7 @@ class ModelConfig(Config):
                 do="Set model.vocab to build or count a model without one.",
             )
         return self.vocab
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]

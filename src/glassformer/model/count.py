@@ -134,7 +134,7 @@ def cost(
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the model by name, in its order."""
-    d, q, kv = config.width, config.heads * config.head_width, config.num_kv_heads * config.head_width
+    d, q, kv = config.width, config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     norm_bias = config.bias and config.norm == "layernorm"
     found: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, d)}
 
@@ -191,7 +191,7 @@ def flops_per_token(
     length = length or config.context
     count = parameters(config)
     matrices = sum(prod(shape) for shape in _matrices(config)) + config.vocab_size * config.width
-    product = 2 * config.layers * config.heads * config.head_width * length  # q k^T; pattern v is as much
+    product = 2 * config.layers * config.num_heads * config.head_width * length  # q k^T; pattern v is as much
     seen = product * (length + 1) // (2 * length)
     forward = {
         "six_n": 2 * count.total,
@@ -261,24 +261,24 @@ def activation_bytes(
     """
     length = length or config.context
     stream, product = (2 if precision == "bf16" else 4), (4 if precision == "fp32" else 2)
-    d, q, kv = config.width, config.heads * config.head_width, config.num_kv_heads * config.head_width
+    d, q, kv = config.width, config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     rms = config.norm == "rmsnorm"
     norm = 8 * d + 4 if rms else stream * d + 8
     projected = product * (q + 2 * kv)  # one tensor: a view of any part keeps it whole
     if fused:
         turned = config.positions == "rope" or config.qk_norm  # q, k and z are then apart from it
-        attention = projected + turned * product * (2 * q + kv) + 4 * config.heads
+        attention = projected + turned * product * (2 * q + kv) + 4 * config.num_heads
     else:
-        attention = product * 3 * q + config.heads * length * (4 if precision == "fp32" else 6)
+        attention = product * 3 * q + config.num_heads * length * (4 if precision == "fp32" else 6)
         attention += projected if config.qk_norm and (product == 4 or not rms) else 0
     if config.qk_norm:  # its input is such a view, unless it had to be made float32
         per_head = (4 if product == 4 else 8) * config.head_width + 4 if rms else 8
-        attention += per_head * (config.heads + config.num_kv_heads)
+        attention += per_head * (config.num_heads + config.num_kv_heads)
     squared = config.activation == "relu_squared"
     neurons = 4 + squared if config.gated else 1 if config.activation == "relu" else 2
     layer = 2 * (norm + product * d) + attention + product * (q + neurons * config.ff_width)
     last = product * d + (norm if config.norm_place == "pre" else 0)
-    bias = product * config.heads * length**2 if fused and config.positions == "alibi" else 0
+    bias = product * config.num_heads * length**2 if fused and config.positions == "alibi" else 0
     return batch * length * (config.layers * layer + last) + bias
 
 

@@ -47,7 +47,7 @@ class Decoder(nn.Module):
         elif config.positions == "sinusoidal":
             self._constant("table", sinusoids(config.context, config.width))
         elif config.positions == "alibi":
-            self._constant("slopes", alibi_slopes(config.heads))
+            self._constant("slopes", alibi_slopes(config.num_heads))
         initialise(self, config, seed)
 
     def forward(

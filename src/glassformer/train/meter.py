@@ -64,7 +64,7 @@ def matmul_ceiling(config: ModelConfig, tokens: int, precision: Precision, devic
     several; the total of their FLOPs over the total of their times.
     """
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    d, attended = config.width, config.heads * config.head_width
+    d, attended = config.width, config.num_heads * config.head_width
     up = config.ff_width * (2 if config.gated else 1)
     inside = [
         (d, attended + 2 * config.num_kv_heads * config.head_width),
