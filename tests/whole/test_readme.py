@@ -10,7 +10,7 @@ from as_a_user import write_project
 
 README = Path(__file__).parents[2] / "README.md"
 SMALL = """{
-    "tokenizer.kind": "bytes", "model.width": 16, "model.layers": 1, "model.heads": 2, "model.context": 16,
+    "tokenizer.kind": "bytes", "model.width": 16, "model.layers": 1, "model.context": 16,
     "train.steps": 2, "train.batch": 2, "train.sample_tokens": 2, "engine.compile": "off",
     "engine.precision": "fp32", "engine.attention": "explicit",
 }"""

@@ -61,7 +61,8 @@ class ModelConfig(Config):
     def _fits_together(self) -> Self:
         problems = []
         if self.head_size is None and self.width % self.num_heads:
-            best = min(_divisors(self.width), key=lambda h: abs(h - self.num_heads))
+            near = [h for h in range(1, min(self.width, 2 * self.num_heads) + 1) if self.width % h == 0]
+            best = min(near, key=lambda h: abs(h - self.num_heads))
             problems.append(
                 f"width {self.width} does not divide into {self.num_heads} heads; heads = {best} would fit"
             )
@@ -82,8 +83,8 @@ class ModelConfig(Config):
             return self.heads
         if self.head_size is not None:
             return max(1, self.width // self.head_size)
-        even = [h for h in _divisors(self.width) if self.width // h % 2 == 0]  # rope turns pairs
-        return min(even, key=lambda h: abs(h - self.width / 64), default=1)
+        even = [size for size in range(2, 257, 2) if self.width % size == 0]  # rope turns pairs
+        return self.width // min(even, key=lambda size: abs(size - 64), default=self.width)
 
     @property
     def num_kv_heads(self) -> int:
@@ -112,7 +113,3 @@ class ModelConfig(Config):
                 do="Set model.vocab to build or count a model without one.",
             )
         return self.vocab
-
-
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]

@@ -46,7 +46,7 @@ _MOST = {
     "vocab_size": 2**28,
     "width": 2**20,
     "layers": 2**16,
-    "heads": 2**16,
+    "num_heads": 2**16,
     "context": 2**26,
     "ff_width": 2**24,
 }
