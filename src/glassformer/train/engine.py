@@ -126,14 +126,29 @@ def prepare_loss(
     """The model's loss as the choice computes it."""
     model.use_attention(choice.attention)
     loss = torch.compile(model.loss, dynamic=False) if choice.compiled else model.loss
-    kind = choice.device.split(":")[0]
+    autocast = torch.autocast(
+        choice.device.split(":")[0], torch.bfloat16, enabled=choice.precision == "autocast"
+    )
 
     def compute(*args: Any, **kwargs: Any) -> torch.Tensor:
-        with torch.autocast(kind, torch.bfloat16, enabled=choice.precision == "autocast"):
+        with autocast, _recomputing() if choice.compiled else contextlib.nullcontext():
             result: torch.Tensor = loss(*args, **kwargs, label_smoothing=label_smoothing, z_loss=z_loss)
         return result
 
     return compute
+
+
+def _recomputing() -> contextlib.AbstractContextManager[None]:
+    """What is cheap to compute again is not kept for the backward pass; read when a graph is compiled.
+
+    By default the compiler merges what the backward pass recomputes on purpose (`model/blockwise.py`) with the
+    forward pass's own, and keeps it; and it keeps what a product of the backward pass reads, such as the
+    activation of every feed-forward layer. Together this held twice the memory, and gained no time.
+    """
+    settings: contextlib.AbstractContextManager[None] = torch._functorch.config.patch(
+        cse=False, ban_recompute_materialized_backward=False
+    )
+    return settings
 
 
 def pick_device(name: str) -> str:

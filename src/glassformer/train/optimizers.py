@@ -48,13 +48,23 @@ def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.opti
         case "sgd":
             return [torch.optim.SGD(groups, lr=rate, momentum=config.momentum)]
         case "adam":
-            return [torch.optim.Adam(groups, lr=rate, betas=betas, eps=epsilon, fused=True)]
+            return [_with_moments(torch.optim.Adam(groups, lr=rate, betas=betas, eps=epsilon, fused=True))]
         case "lion":
             return [Lion(groups, lr=rate, betas=config.betas)]
         case "adafactor":
             return [torch.optim.Adafactor(groups, lr=rate)]
         case _:
-            return [torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True)]
+            return [_with_moments(torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True))]
+
+
+def _with_moments(adam: torch.optim.Adam) -> torch.optim.Adam:
+    """Its moments, which torch makes at the end of the first step, in holes that activations left: made now, they
+    leave those whole, and memory is short before the first step rather than after it."""
+    for group in adam.param_groups:
+        for w in group["params"]:
+            step = torch.zeros((), device=w.device)
+            adam.state[w] = {"step": step, "exp_avg": torch.zeros_like(w), "exp_avg_sq": torch.zeros_like(w)}
+    return adam
 
 
 def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
