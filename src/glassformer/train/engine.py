@@ -28,7 +28,7 @@ from glassformer.model.count import Precision
 from glassformer.model.stacks import Decoder
 from glassformer.stats import median
 from glassformer.train.config import EngineConfig
-from glassformer.train.launch import on_all_cores
+from glassformer.train.launch import on_all_cores, release_pages
 from glassformer.train.step import Loss
 
 _SECONDS_TO_COMPILE = 40.0
@@ -191,12 +191,7 @@ def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
     """Seconds of a warmed-up step, the median of up to five, as a whole batch would take."""
     try:
         with _at_most(_COMPILE_LIMIT if choice.compiled else None):
-            step = trial(choice, rows)
-            with on_all_cores():  # for the compiler's own processes
-                first = _seconds(step)
-            times = [_seconds(step)]
-            while sum(times) < _ENOUGH_SECONDS and len(times) < 5:
-                times.append(_seconds(step))
+            first, times = _time(trial(choice, rows))
         return Candidate(choice, median(times) * batch / rows, first)
     except (
         RuntimeError,
@@ -207,6 +202,18 @@ def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
     ) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return Candidate(choice, error=lines[0][:200])
+    finally:
+        release_pages()  # the next trial's peak does not stand on this one's
+
+
+def _time(step: Callable[[], None]) -> tuple[float, list[float]]:
+    """Seconds of the first step and of the warmed-up ones."""
+    with on_all_cores():  # for the compiler's own processes
+        first = _seconds(step)
+    times = [_seconds(step)]
+    while sum(times) < _ENOUGH_SECONDS and len(times) < 5:
+        times.append(_seconds(step))
+    return first, times
 
 
 def _wait(result: torch.Tensor) -> None:
