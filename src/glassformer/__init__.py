@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from glassformer.train.loop import train, training
     from glassformer.use.generate import Generation, generate, stream
     from glassformer.use.load import Loaded, load, save_model
+    from glassformer.use.pretrained import from_pretrained, save_pretrained
     from glassformer.use.score import Score, score
 
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Recipe",
-    "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup", "generate", "load",
-    "load_recipe", "look", "save_model", "score", "stream", "text_report", "train",
-    "training", "write_report",
+    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
+    "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup",
+    "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
+    "save_pretrained", "score", "stream", "text_report", "train", "training", "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -54,6 +55,7 @@ _ROOMS = {
     "run.report": ["write_report"],
     "use.generate": ["Generation", "generate", "stream"],
     "use.load": ["Loaded", "load", "save_model"],
+    "use.pretrained": ["from_pretrained", "save_pretrained"],
     "use.score": ["Score", "score"],
     "look.trace": ["Trace", "look"],
     "train.config": ["Recipe", "load_recipe"],

@@ -51,6 +51,8 @@ def configs(draw):
         values[field] = draw(st.sampled_from(get_args(ModelConfig.model_fields[field].annotation)))
     for field in ("gated", "qk_norm", "bias", "tied"):
         values[field] = draw(st.booleans())
+    values["qkv_bias"] = not values["bias"] and draw(st.booleans())
+    values["parallel"] = values["norm_place"] == "pre" and draw(st.booleans())
     return ModelConfig.model_validate(values)
 
 

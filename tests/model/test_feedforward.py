@@ -10,6 +10,7 @@ from glassformer.model.feedforward import ACTIVATIONS, FeedForward
 FORMULAS = {
     "relu": lambda x: np.maximum(x, 0),
     "gelu": lambda x: x * 0.5 * (1 + erf(x / np.sqrt(2))),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x * expit(x),
     "relu_squared": lambda x: np.maximum(x, 0) ** 2,
 }

@@ -89,3 +89,11 @@ def test_a_config_survives_being_written_and_read():
 )
 def test_heads_left_out_follow_from_the_width(given, heads):
     assert ModelConfig(**given).num_heads == heads
+
+
+def test_settings_of_other_peoples_models_that_have_no_effect_are_refused():
+    found = problems(
+        norm_place="post", positions="none", rotary_fraction=0.5, bias=True, qkv_bias=True, parallel=True
+    )
+    assert [problem.split()[1] for problem in found] == ["rotary_fraction", "qkv_bias", "parallel"]
+    assert "must be even; it is 3" in problems(width=24, heads=4, rotary_fraction=0.5)[0]

@@ -193,8 +193,8 @@ def test_what_is_missing_is_listed_together(tmp_path: Path, folder: Path) -> Non
 
 
 def test_a_config_that_is_not_ours_or_not_json_is_refused(folder: Path) -> None:
-    change_config(unsealed(folder), model_type="llama")
-    with pytest.raises(ModelError, match=r"type 'llama'.*Expected model_type 'glassformer'"):
+    change_config(unsealed(folder), model_type="mamba")
+    with pytest.raises(ModelError, match=r"type 'mamba'.*Expected model_type 'glassformer'"):
         load(folder)
     change_config(folder, model_type="glassformer", width="wide", colour="red")
     with pytest.raises(ConfigError) as caught:

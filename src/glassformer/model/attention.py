@@ -57,7 +57,7 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_width
         self.dropout = config.dropout
         self.sizes = [heads * self.head_size for heads in (self.heads, self.kv_heads, self.kv_heads)]
-        self.qkv = nn.Linear(config.width, sum(self.sizes), bias=config.bias)
+        self.qkv = nn.Linear(config.width, sum(self.sizes), bias=config.bias or config.qkv_bias)
         self.out = nn.Linear(self.sizes[0], config.width, bias=config.bias)
         self.q_norm = Norm(config, self.head_size) if config.qk_norm else None
         self.k_norm = Norm(config, self.head_size) if config.qk_norm else None

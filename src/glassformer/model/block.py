@@ -2,6 +2,7 @@
 
     pre   x = x + attn(norm1(x));  x = x + mlp(norm2(x))            GPT-2 and after
     post  x = norm1(x + attn(x));  x = norm2(x + mlp(x))            Vaswani et al. 2017
+    parallel  x = x + attn(norm1(x)) + mlp(norm2(x))                GPT-NeoX (Black et al. 2022)
 
 With `cross`, a second attention between the two reads the encoder's output, `memory`.
 """
@@ -27,7 +28,7 @@ Memory = Float[Tensor, "batch key width"]
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, *, causal: bool = True, cross: bool = False) -> None:
         super().__init__()
-        self.pre, self.dropout = config.norm_place == "pre", config.dropout
+        self.pre, self.parallel, self.dropout = config.norm_place == "pre", config.parallel, config.dropout
         self.norm1 = Norm(config)
         self.attn = Attention(config, layer, causal=causal)
         self.norm_cross = Norm(config) if cross else None
@@ -42,6 +43,11 @@ class Block(nn.Module):
         x = see("resid_pre", x)
         ln1, ln2, ln_cross = within(see, "ln1"), within(see, "ln2"), within(see, "ln_cross")
         out = self.attn(self.norm1(x, ln1) if self.pre else x, see=within(see, "attn"), **attention)
+        if self.parallel:
+            added = self.mlp(self.norm2(x, ln2), within(see, "mlp"))
+            x = self._add(x, see("attn_out", out), self.norm1, ln1)
+            both: Tensor = see("resid_post", self._add(x, see("mlp_out", added), self.norm2, ln2))
+            return both
         x = self._add(x, see("attn_out", out), self.norm1, ln1)
         if self.cross is not None and self.norm_cross is not None:
             y = self.norm_cross(x, ln_cross) if self.pre else x

@@ -14,7 +14,7 @@ from glassformer.configs import Clash, Config
 from glassformer.errors import ModelError
 
 Positions = Literal["rope", "learned", "sinusoidal", "alibi", "none"]
-Activation = Literal["relu", "gelu", "silu", "relu_squared"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "relu_squared"]
 
 
 class ModelConfig(Config):
@@ -42,13 +42,19 @@ class ModelConfig(Config):
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_place: Literal["pre", "post"] = "pre"
     """`pre`: x + f(norm(x)); `post`: norm(x + f(x)), as in 2017."""
+    parallel: bool = False
+    """x + attn(norm1(x)) + mlp(norm2(x)): both read the same stream, as in GPT-NeoX."""
     norm_epsilon: float = Field(1e-5, gt=0)
     qk_norm: bool = False
     """The same norm on each head's query and key before their product (Henry et al. 2020)."""
     positions: Positions = "rope"
     rope_base: float = Field(10000.0, gt=0)
+    rotary_fraction: float = Field(1.0, gt=0, le=1)
+    """The part of each head, from its first entry on, that rope turns (GPT-NeoX: a quarter)."""
     bias: bool = False
     """Biases in linear layers and LayerNorm."""
+    qkv_bias: bool = False
+    """Biases on queries, keys and values alone, as in Qwen2."""
     tied: bool = True
     """The output matrix is the token embedding."""
     scale_embeddings: bool = False
@@ -68,10 +74,17 @@ class ModelConfig(Config):
             )
         if self.num_heads % self.num_kv_heads:
             problems.append(f"heads {self.num_heads} is not a multiple of kv_heads {self.num_kv_heads}")
-        if self.positions == "rope" and not problems and self.head_width % 2:
-            problems.append(f"rope rotates pairs, so the head size must be even; it is {self.head_width}")
-        if self.positions != "rope" and self.rope_base != type(self).model_fields["rope_base"].default:
-            problems.append(f"rope_base {self.rope_base:g} has no effect with positions '{self.positions}'")
+        if self.positions == "rope" and not problems and (self.rotary_width % 2 or not self.rotary_width):
+            part = "the head size" if self.rotary_fraction == 1 else "head size x rotary_fraction"
+            problems.append(f"rope rotates pairs, so {part} must be even; it is {self.rotary_width}")
+        for name in ("rope_base", "rotary_fraction"):
+            value = getattr(self, name)
+            if self.positions != "rope" and value != type(self).model_fields[name].default:
+                problems.append(f"{name} {value:g} has no effect with positions '{self.positions}'")
+        if self.qkv_bias and self.bias:
+            problems.append("qkv_bias has no effect with bias = true, which includes it")
+        if self.parallel and self.norm_place == "post":
+            problems.append("parallel needs norm_place 'pre': both layers read the stream through their norm")
         if problems:
             raise Clash(problems)
         return self
@@ -95,6 +108,11 @@ class ModelConfig(Config):
     def head_width(self) -> int:
         """d_head."""
         return self.head_size or self.width // self.num_heads
+
+    @property
+    def rotary_width(self) -> int:
+        """Entries of a head that rope turns."""
+        return int(self.head_width * self.rotary_fraction)
 
     @property
     def ff_width(self) -> int:

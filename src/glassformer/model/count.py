@@ -140,7 +140,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     def linear(name: str, outputs: int, inputs: int) -> None:
         found[f"{name}.weight"] = (outputs, inputs)
-        if config.bias:
+        if config.bias or (config.qkv_bias and name.endswith(".qkv")):
             found[f"{name}.bias"] = (outputs,)
 
     def norm(name: str, size: int) -> None:
@@ -276,7 +276,8 @@ def activation_bytes(
         attention += per_head * (config.num_heads + config.num_kv_heads)
     squared = config.activation == "relu_squared"
     neurons = 4 + squared if config.gated else 1 if config.activation == "relu" else 2
-    layer = 2 * (norm + product * d) + attention + product * (q + neurons * config.ff_width)
+    shared = stream * d if config.parallel and (not rms or stream == 4) else 0  # both norms read one tensor
+    layer = 2 * (norm + product * d) - shared + attention + product * (q + neurons * config.ff_width)
     last = product * d + (norm if config.norm_place == "pre" else 0)
     bias = product * config.num_heads * length**2 if fused and config.positions == "alibi" else 0
     return batch * length * (config.layers * layer + last) + bias

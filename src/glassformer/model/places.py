@@ -62,6 +62,10 @@ def _pre(config: ModelConfig) -> bool:
     return config.norm_place == "pre"
 
 
+def _in_turn(config: ModelConfig) -> bool:
+    return not config.parallel
+
+
 def _gated(config: ModelConfig) -> bool:
     return config.gated
 
@@ -101,7 +105,7 @@ PLACES: tuple[Place, ...] = (
     Place("blocks.{layer}.attn.z", _HEADS, "values blended by the pattern, per head"),
     Place("blocks.{layer}.attn.result", (*_HEADS[:3], "width"), "each head's share of attn_out"),
     Place("blocks.{layer}.attn_out", _RESIDUAL, "what attention adds to the stream"),
-    Place("blocks.{layer}.resid_mid", _RESIDUAL, "the stream between attention and feed-forward"),
+    Place("blocks.{layer}.resid_mid", _RESIDUAL, "the stream between attention and feed-forward", _in_turn),
     Place("blocks.{layer}.ln2.scale", _SCALE, "what the norm of feed-forward divides by"),
     Place("blocks.{layer}.ln2.normalized", _RESIDUAL, "what it gives"),
     Place("blocks.{layer}.mlp.gate", _NEURONS, "each gate's weighted sum (gated)", _gated),

@@ -38,8 +38,11 @@ def rotations(context: int, head_size: int, base: float) -> Float[Tensor, "2 con
 def rotate(
     x: Float[Tensor, "batch head position head_size"], turn: Float[Tensor, "2 position half"]
 ) -> Float[Tensor, "batch head position head_size"]:
-    """Turn the pairs (x[i], x[i + half]) by the position's angles."""
+    """Turn the pairs (x[i], x[i + half]) by the position's angles; entries from 2 half on stay as they are."""
     cos, sin = turn.to(x.dtype)
+    if 2 * cos.shape[-1] < x.shape[-1]:  # rotary_fraction below 1
+        x, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
+        return torch.cat([rotate(x, turn), rest], dim=-1)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 

@@ -43,7 +43,7 @@ class Decoder(nn.Module):
         if config.tied:
             self.head.weight = self.embed.weight
         if config.positions == "rope":
-            self._constant("turn", rotations(config.context, config.head_width, config.rope_base))
+            self._constant("turn", rotations(config.context, config.rotary_width, config.rope_base))
         elif config.positions == "sinusoidal":
             self._constant("table", sinusoids(config.context, config.width))
         elif config.positions == "alibi":

@@ -27,7 +27,14 @@ def save_model(
     others = {"config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"}
     if tokenizer is not None:
         others["tokenizer.json"] = tokenizer
-    write_sealed(folder, {"model": tensors}, others, _ABOUT)
+    return save_files(folder, {"model": tensors}, others)
+
+
+def save_files(
+    folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], others: Mapping[str, bytes]
+) -> Path:
+    """The same for weights in several files: `<stem>.safetensors` for each stem, and the files beside them."""
+    write_sealed(folder, tensors, others, _ABOUT)
     return folder
 
 

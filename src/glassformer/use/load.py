@@ -40,7 +40,7 @@ Precision = Literal["fp32", "bf16"]
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 _MOST = {
     "vocab_size": 2**28,
@@ -80,7 +80,7 @@ class Loaded:
 
 
 def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu") -> Loaded:
-    """The model of a run, or of a folder that `save_model` wrote.
+    """The model of a run, of a folder that `save_model` wrote, or of one of Hugging Face's (`from_pretrained`).
 
     `bf16` halves the bytes of the weights, on which the speed of writing hangs; its results differ from those
     of `fp32` in the third digit.
@@ -89,6 +89,10 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     path = Path(path).expanduser()
     if not (path / RECIPE).exists():
+        if _is_foreign(path):
+            from glassformer.use.pretrained import from_pretrained  # which is built on this room
+
+            return from_pretrained(path, precision=precision, device=device)
         return _from_folder(path, path, precision, device)
     if (path / "model").is_dir():
         return _from_folder(path / "model", path, precision, device)
@@ -117,7 +121,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _from_folder(folder: Path, path: Path, precision: str, device: str | torch.device) -> Loaded:
-    _check_files(folder)
+    check_files(folder)
     read = {CONFIG, WEIGHTS, TOKENIZER, MANIFEST}
     if damage := [str(found) for found in exports.verify_model(folder) if found.file in read]:
         raise CheckpointError(
@@ -128,8 +132,8 @@ def _from_folder(folder: Path, path: Path, precision: str, device: str | torch.d
     try:
         with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 # no mapping
-            model = _empty(config, tokenizer, shapes, origin=str(folder / WEIGHTS))
-            _fill(model, file.get_tensor, _DTYPES[precision], device)
+            model = empty(config, tokenizer, shapes, origin=str(folder / WEIGHTS))
+            fill(model, file.get_tensor, DTYPES[precision], device)
     except safetensors.SafetensorError:
         read_tensors(folder / WEIGHTS)  # says what is wrong with it
         raise
@@ -148,14 +152,22 @@ def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Lo
     config = configs.build(ModelConfig, fields, origin=str(run.path / RECIPE))
     tensors = checkpoint.tensors["model"]
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    model = _empty(config, tokenizer, shapes, origin=str(checkpoint.path))
-    _fill(model, tensors.__getitem__, _DTYPES[precision], device)
+    model = empty(config, tokenizer, shapes, origin=str(checkpoint.path))
+    fill(model, tensors.__getitem__, DTYPES[precision], device)
     found = tuple(f"Passed over a damaged checkpoint: {finding}." for finding in checkpoint.findings)
     unfinished = f"This run has no finished model yet; these are its weights at step {checkpoint.step}."
     return Loaded(model, tokenizer, config, run.path, (unfinished, *found))
 
 
-def _check_files(folder: Path) -> None:
+def _is_foreign(folder: Path) -> bool:
+    """Whether its config names a family of model other than ours."""
+    try:
+        return bool(json.loads((folder / CONFIG).read_bytes())["model_type"] != "glassformer")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_files(folder: Path, weights: str = WEIGHTS) -> None:
     """Everything that is wrong with what lies there, before any of it is read."""
     if not folder.exists():
         raise ModelError(f"There is no {folder}.", do="List your runs with: glassformer runs list")
@@ -165,10 +177,10 @@ def _check_files(folder: Path) -> None:
         raise ModelError(
             f"{folder} is a file.", expected=f"Expected a folder with {CONFIG}, {WEIGHTS}, {TOKENIZER}."
         )
-    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, weights, TOKENIZER) if not (folder / name).is_file()]
     if not missing:
         return
-    if WEIGHTS in missing:
+    if weights in missing:
         for pickled in sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
             read_tensors(pickled)  # refused likewise
     split = f" The weights are split by {WEIGHTS}.index.json; join them into one file first."
@@ -193,10 +205,23 @@ def _read_config(file: Path) -> ModelConfig:
     return configs.build(ModelConfig, fields, origin=str(file))
 
 
-def _empty(
+def empty(
     config: ModelConfig, tokenizer: Tokenizer, shapes: Mapping[str, Sequence[int]], *, origin: str
 ) -> Decoder:
     """The model of the config, without memory for weights, once the file is known to hold them."""
+    problems = absurd(config, tokenizer, len(shapes))
+    if not problems:
+        with torch.device("meta"):
+            model = Decoder(config)
+        expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
+        problems = compare(expected, shapes)
+        if not problems:
+            return model
+    raise misfit(origin, problems)
+
+
+def absurd(config: ModelConfig, tokenizer: Tokenizer, num_tensors: int) -> list[str]:
+    """What no file of `num_tensors` tensors can hold, found by arithmetic alone."""
     problems = [
         f"{name} is {getattr(config, name):,}; at most {most:,} can be right"
         for name, most in _MOST.items()
@@ -205,34 +230,37 @@ def _empty(
     columns = {"rope": config.head_width, "sinusoidal": config.width}.get(config.positions, 0)
     if config.context * columns > _LARGEST_TABLE:
         problems.append(f"context {config.context:,} needs a table of {config.context * columns:,} positions")
-    if config.layers > len(shapes):
-        problems.append(f"layers is {config.layers:,}, but there are only {len(shapes)} tensors")
+    if config.layers > num_tensors:
+        problems.append(f"layers is {config.layers:,}, but there are only {num_tensors} tensors")
     if tokenizer.vocab_size > config.vocab_size:
         problems.append(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
         )
-    if not problems:
-        with torch.device("meta"):
-            model = Decoder(config)
-        expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
-        problems += [f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())]
-        problems += [f"{name} is not expected" for name in sorted(shapes.keys() - expected.keys())]
-        problems += [
-            f"{name} has shape {list(shapes[name])}, expected {shape}"
-            for name, shape in sorted(expected.items())
-            if name in shapes and list(shapes[name]) != shape
-        ]
-        if not problems:
-            return model
+    return problems
+
+
+def compare(expected: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Each tensor that is missing, not expected, or of another shape, by name."""
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())]
+    problems += [f"{name} is not expected" for name in sorted(shapes.keys() - expected.keys())]
+    return problems + [
+        f"{name} has shape {list(shapes[name])}, expected {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in shapes and list(shapes[name]) != list(shape)
+    ]
+
+
+def misfit(origin: str, problems: Sequence[str]) -> ModelError:
+    """The error that lists them."""
     listed = [f"  - {problem}" for problem in problems[:20]]
     more = [f"  - and {len(problems) - 20} more"] if len(problems) > 20 else []
-    raise ModelError(
+    return ModelError(
         f"{origin} does not fit its config:\n" + "\n".join(listed + more),
         do="\nCheck that weights, config and tokenizer belong together.",
     )
 
 
-def _fill(
+def fill(
     model: Decoder, read: Callable[[str], Tensor], dtype: torch.dtype, device: str | torch.device
 ) -> None:
     """Give the model its weights. Each is copied: a mapped file could change under the model."""
