@@ -133,7 +133,7 @@ def test_cross_attention_reads_keys_and_values_from_memory(tiny):
         "out_proj.weight": layer.out.weight, "out_proj.bias": layer.out.bias,
     })  # fmt: skip
     expected = theirs(x, memory, memory, need_weights=False)[0]
-    torch.testing.assert_close(layer(x, memory=memory), expected, atol=1e-13, rtol=0)
+    torch.testing.assert_close(layer(x, memory=layer.remember(memory)), expected, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("kernel", get_args(Kernel))

@@ -91,15 +91,12 @@ def look(
     places: str | Sequence[str] = "blocks.*.attn.pattern",
 ) -> Trace:
     """Run the model over a text, or over ids, and keep what `places` hold. Dropout is off while looking."""
-    if isinstance(model, Decoder):
-        if isinstance(text, str | bytes):
+    if isinstance(text, str | bytes):
+        if isinstance(model, Decoder):
             raise UsageError("A bare model reads ids, not text.", do="Give ids, or what gf.load returned.")
-        ids = [int(i) for i in text]
-    else:
-        ids = (
-            model.tokenizer.encode(text).tolist() if isinstance(text, str | bytes) else [int(i) for i in text]
-        )
-        model = model.model
+        text = model.tokenizer.encode(text).tolist()
+    ids = [int(i) for i in text]
+    model = model if isinstance(model, Decoder) else model.decoder
     if not 0 < len(ids) <= model.config.context:
         raise ModelError(
             f"The text has {len(ids)} tokens.",

@@ -33,6 +33,8 @@ Kernel = Literal["fused", "explicit", "blocks"]
 Queries = Float[Tensor, "batch head query head_size"]
 Keys = Float[Tensor, "batch kv_head key head_size"]
 """And values."""
+Mask = Float[Tensor, "#batch #head query key"] | Bool[Tensor, "#batch #head query key"]
+"""Numbers to be added to the scores, or True where a query may look."""
 
 
 @runtime_checkable
@@ -66,17 +68,22 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch query width"],
         *,
-        memory: Float[Tensor, "batch key width"] | None = None,
+        memory: tuple[Keys, Keys] | None = None,
         turn: Float[Tensor, "2 query half"] | None = None,
-        mask: Float[Tensor, "#batch #head query key"] | Bool[Tensor, "#batch #head query key"] | None = None,
+        mask: Mask | None = None,
         cache: KeyValues | None = None,
         see: See = unseen,
     ) -> Float[Tensor, "batch query width"]:
         """`turn` is RoPE's table, `mask` is added to the scores (a boolean one keeps where it is true);
-        without a mask, a causal layer looks at itself and the tokens before."""
-        q, k, v = self._project(x, memory)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        without a mask, a causal layer looks at itself and the tokens before. `memory` are the keys and values of
+        another stack's output, as `remember` gives them, to look at in place of x's own."""
+        if memory is None:
+            q, k, v = map(self._split, torch.split(self.qkv(x), self.sizes, dim=-1))
+            k = k if self.k_norm is None else self.k_norm(k)
+        else:
+            bias = None if self.qkv.bias is None else self.qkv.bias[: self.sizes[0]]
+            q, (k, v) = self._split(F.linear(x, self.qkv.weight[: self.sizes[0]], bias)), memory
+        q = q if self.q_norm is None else self.q_norm(q)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         q, k, v = _see_heads(see, "q", q), _see_heads(see, "k", k), _see_heads(see, "v", v)
@@ -125,15 +132,17 @@ class Attention(nn.Module):
             return k, v
         return k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
 
-    def _project(self, x: Tensor, memory: Tensor | None) -> tuple[Queries, Keys, Keys]:
-        if memory is None:
-            parts = torch.split(self.qkv(x), self.sizes, dim=-1)
-        else:
-            weights = torch.split(self.qkv.weight, self.sizes)
-            biases = (None,) * 3 if self.qkv.bias is None else torch.split(self.qkv.bias, self.sizes)
-            parts = tuple(map(F.linear, (x, memory, memory), weights, biases))
-        q, k, v = (y.view(*y.shape[:-1], -1, self.head_size).transpose(1, 2) for y in parts)
-        return q, k, v
+    def remember(self, memory: Float[Tensor, "batch key width"]) -> tuple[Keys, Keys]:
+        """Keys and values of another stack's output, once for however many queries look at it."""
+        first = self.sizes[0]
+        bias = None if self.qkv.bias is None else self.qkv.bias[first:]
+        projected = F.linear(memory, self.qkv.weight[first:], bias)
+        k, v = map(self._split, torch.split(projected, self.sizes[1:], dim=-1))
+        return (k if self.k_norm is None else self.k_norm(k)), v
+
+    def _split(self, y: Float[Tensor, "batch position entries"]) -> Queries:
+        """Entries of all heads side by side -> one axis for the heads."""
+        return y.view(*y.shape[:-1], -1, self.head_size).transpose(1, 2)
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
@@ -148,21 +157,25 @@ def attention_mask(
     *,
     segments: Int[Tensor, "batch key"] | None = None,
     slopes: Float[Tensor, "head"] | None = None,
-) -> Float[Tensor, "#batch #head query key"] | Bool[Tensor, "#batch 1 query key"] | None:
-    """What a causal layer may look at; None where plain causality says it all.
+    causal: bool = True,
+) -> Mask | None:
+    """What a layer may look at; None where plain causality, or its absence, says it all.
 
     `segments` numbers the document of each position: attention stays inside it. `slopes` are ALiBi's, which
     turns the mask into a number to be added.
     """
-    if segments is None and slopes is None and (num_queries == num_keys or num_queries == 1):
+    plain = not causal or num_queries in (num_keys, 1)
+    if segments is None and slopes is None and plain:
         return None
     allowed = causal_mask(num_queries, num_keys, device)[None, None]
+    if not causal:
+        allowed = torch.ones_like(allowed)
     if segments is not None:
         allowed = allowed & (segments[:, None, -num_queries:, None] == segments[:, None, None, :])
     if slopes is None:
         return allowed
     key = torch.arange(num_keys, device=device)
-    distance = (key[-num_queries:, None] - key[None, :]).to(slopes.dtype)
+    distance = (key[-num_queries:, None] - key[None, :]).abs().to(slopes.dtype)
     return (-slopes[:, None, None] * distance)[None].masked_fill(~allowed, -math.inf)
 
 

@@ -4,7 +4,7 @@
     post  x = norm1(x + attn(x));  x = norm2(x + mlp(x))            Vaswani et al. 2017
     parallel  x = x + attn(norm1(x)) + mlp(norm2(x))                GPT-NeoX (Black et al. 2022)
 
-With `cross`, a second attention between the two reads the encoder's output, `memory`.
+With `cross`, a second attention between the two reads the encoder's output.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glassformer.model.attention import Attention
+from glassformer.model.attention import Attention, Keys, Mask
 from glassformer.model.config import ModelConfig
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, within
 
 Stream = Float[Tensor, "batch position width"]
-Memory = Float[Tensor, "batch key width"]
 
 
 class Block(nn.Module):
@@ -37,9 +36,16 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(
-        self, x: Stream, *, memory: Memory | None = None, see: See = unseen, **attention: Any
+        self,
+        x: Stream,
+        *,
+        memory: tuple[Keys, Keys] | None = None,
+        memory_mask: Mask | None = None,
+        see: See = unseen,
+        **attention: Any,
     ) -> Stream:
-        """`attention` is handed on to self-attention: turn, mask, cache."""
+        """`memory` are the encoder's keys and values for this block, `memory_mask` says which of them a query may
+        look at; `attention` is handed on to self-attention: turn, mask, cache."""
         x = see("resid_pre", x)
         ln1, ln2, ln_cross = within(see, "ln1"), within(see, "ln2"), within(see, "ln_cross")
         out = self.attn(self.norm1(x, ln1) if self.pre else x, see=within(see, "attn"), **attention)
@@ -48,12 +54,11 @@ class Block(nn.Module):
             x = self._add(x, see("attn_out", out), self.norm1, ln1)
             both: Tensor = see("resid_post", self._add(x, see("mlp_out", added), self.norm2, ln2))
             return both
-        x = self._add(x, see("attn_out", out), self.norm1, ln1)
+        x = see("resid_mid", self._add(x, see("attn_out", out), self.norm1, ln1))
         if self.cross is not None and self.norm_cross is not None:
             y = self.norm_cross(x, ln_cross) if self.pre else x
-            out = self.cross(y, memory=memory, see=within(see, "cross_attn"))
-            x = self._add(x, see("cross_attn_out", out), self.norm_cross, ln_cross)
-        x = see("resid_mid", x)
+            out = self.cross(y, memory=memory, mask=memory_mask, see=within(see, "cross_attn"))
+            x = see("resid_mid_cross", self._add(x, see("cross_attn_out", out), self.norm_cross, ln_cross))
         out = self.mlp(self.norm2(x, ln2) if self.pre else x, within(see, "mlp"))
         x = self._add(x, see("mlp_out", out), self.norm2, ln2)
         seen: Tensor = see("resid_post", x)

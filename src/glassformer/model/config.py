@@ -13,19 +13,24 @@ from pydantic import Field, model_validator
 from glassformer.configs import Clash, Config
 from glassformer.errors import ModelError
 
-Positions = Literal["rope", "learned", "sinusoidal", "alibi", "none"]
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
+Positions = Literal["rope", "learned", "sinusoidal", "sinusoidal_halves", "alibi", "none"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "relu_squared"]
 
 
 class ModelConfig(Config):
-    """One decoder Transformer. A size left out follows from the others by the rule beside it."""
+    """One Transformer. A size left out follows from the others by the rule beside it."""
 
-    kind: Literal["decoder"] = "decoder"
+    kind: Kind = "decoder"
+    """`decoder` writes on, `encoder` reads a text whole, `encoder-decoder` reads one text and writes another."""
     vocab: int | None = Field(None, ge=2)
     """V; left out, it is the tokenizer's."""
     width: int = Field(256, ge=1)
     """d, the length of each token's vector (the residual stream)."""
     layers: int = Field(6, ge=0)
+    """L; of an encoder-decoder, the decoder's."""
+    encoder_layers: int | None = Field(None, ge=0)
+    """The encoder's layers in an encoder-decoder; left out: as many as `layers`."""
     heads: int | None = Field(None, ge=1)
     """Query heads; left out: one for each `head_size` of width, or for about 64 when that is left out too."""
     kv_heads: int | None = Field(None, ge=1)
@@ -56,9 +61,23 @@ class ModelConfig(Config):
     qkv_bias: bool = False
     """Biases on queries, keys and values alone, as in Qwen2."""
     tied: bool = True
-    """The output matrix is the token embedding."""
+    """The output matrix is the token embedding (an encoder-decoder has one embedding for both sides)."""
     scale_embeddings: bool = False
     """Token vectors times sqrt(d), as in 2017."""
+    embed_norm: bool = False
+    """A norm on the sum of token and position vectors, as in BERT."""
+    token_types: int = Field(0, ge=0)
+    """Vectors that tell a row's parts apart, as BERT's two sentences; only of an encoder."""
+    head: Literal["tokens", "classes", "none"] = "tokens"
+    """What an encoder gives out: scores over the vocabulary, over `classes`, or its vectors alone."""
+    head_bias: bool = False
+    """A bias on the scores over the vocabulary, as BERT's and Marian's."""
+    head_transform: bool = False
+    """A matrix, the activation and a norm before those scores, as in BERT; only of an encoder."""
+    classes: int | None = Field(None, ge=2)
+    """How many classes a `classes` head tells apart; left out, as many as the text's labels."""
+    pooler: bool = False
+    """tanh(W x + b) of a row's first vector stands for the row, as in BERT; without it their mean does."""
     dropout: float = Field(0.0, ge=0, lt=1)
     init: Literal["gpt2", "xavier", "unit"] = "gpt2"
     """A column of the table in `model/init.py`."""
@@ -85,9 +104,34 @@ class ModelConfig(Config):
             problems.append("qkv_bias has no effect with bias = true, which includes it")
         if self.parallel and self.norm_place == "post":
             problems.append("parallel needs norm_place 'pre': both layers read the stream through their norm")
+        problems += self._of_other_kinds()
         if problems:
             raise Clash(problems)
         return self
+
+    def _of_other_kinds(self) -> list[str]:
+        """Settings that have no effect on this kind of model."""
+        problems = []
+        if self.kind != "encoder-decoder" and self.encoder_layers is not None:
+            problems.append(
+                f"encoder_layers has no effect with kind '{self.kind}', which has one stack: layers"
+            )
+        if self.kind == "encoder-decoder" and self.parallel:
+            problems.append(
+                "parallel has no effect with kind 'encoder-decoder': cross-attention comes between"
+            )
+        if self.kind != "encoder":
+            for name in ("token_types", "head", "head_transform", "classes", "pooler"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    problems.append(f"{name} has no effect with kind '{self.kind}', only with 'encoder'")
+            return problems
+        if self.head != "tokens":
+            for name in ("head_bias", "head_transform"):
+                if getattr(self, name):
+                    problems.append(f"{name} has no effect with head '{self.head}', only with 'tokens'")
+        if self.classes is not None and self.head != "classes":
+            problems.append(f"classes has no effect with head '{self.head}', only with 'classes'")
+        return problems
 
     @property
     def num_heads(self) -> int:
@@ -120,6 +164,18 @@ class ModelConfig(Config):
         if self.feedforward is not None:
             return self.feedforward
         return -(-8 * self.width // 3 // 64) * 64 if self.gated else 4 * self.width
+
+    @property
+    def num_encoder_layers(self) -> int:
+        """Layers of the encoder of an encoder-decoder."""
+        return self.layers if self.encoder_layers is None else self.encoder_layers
+
+    @property
+    def num_classes(self) -> int:
+        """Of a `classes` head, once it is known."""
+        if self.classes is None:
+            raise ModelError("The number of classes is not known yet.", do="Set model.classes.")
+        return self.classes
 
     @property
     def vocab_size(self) -> int:

@@ -24,6 +24,7 @@ from math import prod
 from typing import Any, Literal, get_args
 
 from glassformer.model.config import ModelConfig
+from glassformer.model.shapes import in_block, matrices, shapes, stacks
 
 Convention = Literal["six_n", "six_n_non_embedding", "nanogpt", "matmul", "matmul_causal"]
 Precision = Literal["fp32", "autocast", "bf16"]
@@ -132,41 +133,6 @@ def cost(
     )
 
 
-def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model by name, in its order."""
-    d, q, kv = config.width, config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    norm_bias = config.bias and config.norm == "layernorm"
-    found: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, d)}
-
-    def linear(name: str, outputs: int, inputs: int) -> None:
-        found[f"{name}.weight"] = (outputs, inputs)
-        if config.bias or (config.qkv_bias and name.endswith(".qkv")):
-            found[f"{name}.bias"] = (outputs,)
-
-    def norm(name: str, size: int) -> None:
-        found[f"{name}.weight"] = (size,)
-        if norm_bias:
-            found[f"{name}.bias"] = (size,)
-
-    if config.positions == "learned":
-        found["positions.weight"] = (config.context, d)
-    for block in (f"blocks.{layer}" for layer in range(config.layers)):
-        norm(f"{block}.norm1", d)
-        linear(f"{block}.attn.qkv", q + 2 * kv, d)
-        linear(f"{block}.attn.out", d, q)
-        if config.qk_norm:
-            norm(f"{block}.attn.q_norm", config.head_width)
-            norm(f"{block}.attn.k_norm", config.head_width)
-        norm(f"{block}.norm2", d)
-        linear(f"{block}.mlp.up", config.ff_width * (2 if config.gated else 1), d)
-        linear(f"{block}.mlp.down", d, config.ff_width)
-    if config.norm_place == "pre":
-        norm("norm", d)
-    if not config.tied:
-        found["head.weight"] = (config.vocab_size, d)
-    return found
-
-
 def parameters(config: ModelConfig) -> Parameters:
     """Parameters by part."""
     parts = dict.fromkeys((field.name for field in fields(Parameters)), 0)
@@ -182,23 +148,30 @@ def flops_per_token(
     length: int | None = None,
     training: bool = True,
     recompute: bool = False,
+    predicted: float = 1.0,
 ) -> int:
     """FLOPs for each token of a row of `length`, by one of the conventions above.
 
+    In an encoder-decoder a token is one of the decoder's row and one of the encoder's, which is as long.
+    `predicted` is the part of the tokens that the head is computed for: the masked ones of an encoder.
     `recompute` adds the q k^T that fused attention computes once more in its backward pass: what the machine
     does, where the conventions count what the model needs (PaLM, appendix B: hardware and model FLOPs).
     """
     length = length or config.context
     count = parameters(config)
-    matrices = sum(prod(shape) for shape in _matrices(config)) + config.vocab_size * config.width
-    product = 2 * config.layers * config.num_heads * config.head_width * length  # q k^T; pattern v is as much
-    seen = product * (length + 1) // (2 * length)
+    head = prod(matrices(config).get("head.weight", (0,)))
+    entries = sum(map(prod, matrices(config).values())) - head + predicted * head
+    one = 2 * config.num_heads * config.head_width * length  # q k^T of a layer; pattern v is as much
+    causal = sum(stack.layers for stack in stacks(config) if stack.causal)
+    whole = sum(stack.layers * ((not stack.causal) + stack.cross) for stack in stacks(config))
+    product = one * (causal + whole)
+    seen = one * causal * (length + 1) // (2 * length) + one * whole
     forward = {
         "six_n": 2 * count.total,
         "six_n_non_embedding": 2 * count.non_embedding,
         "nanogpt": 2 * (count.total - count.positions) + 2 * product,
-        "matmul": 2 * matrices + 2 * product,
-        "matmul_causal": 2 * matrices + 2 * seen,
+        "matmul": round(2 * entries) + 2 * product,
+        "matmul_causal": round(2 * entries) + 2 * seen,
     }
     again = seen if convention == "matmul_causal" else product
     return forward[convention] * (3 if training else 1) + (again if training and recompute else 0)
@@ -215,8 +188,8 @@ def memory(
 ) -> Memory:
     """Bytes held at the worst moment of a training step, part by part."""
     total = parameters(config).total
-    hidden = sum(prod(shape) for shape in _matrices(config))
-    copies = {"fp32": 0, "autocast": 2 * (hidden + config.vocab_size * config.width), "bf16": 4 * total}
+    multiplied = sum(map(prod, matrices(config).values()))
+    copies = {"fp32": 0, "autocast": 2 * multiplied, "bf16": 4 * total}
     length = length or config.context
     return Memory(
         weights=(2 if precision == "bf16" else 4) * total,
@@ -231,7 +204,8 @@ def memory(
 def optimizer_bytes(config: ModelConfig, optimizer: Optimizer) -> int:
     """What the optimizer remembers between steps, in float32."""
     tensors = shapes(config)
-    total, hidden = sum(map(prod, tensors.values())), sum(map(prod, _matrices(config)))
+    total = sum(map(prod, tensors.values()))
+    hidden = sum(prod(shape) for name, shape in tensors.items() if len(shape) == 2 and in_block(name))
     numbers = {
         "sgd": 0,
         "momentum": total,
@@ -278,29 +252,32 @@ def activation_bytes(
     neurons = 4 + squared if config.gated else 1 if config.activation == "relu" else 2
     shared = stream * d if config.parallel and (not rms or stream == 4) else 0  # both norms read one tensor
     layer = 2 * (norm + product * d) - shared + attention + product * (q + neurons * config.ff_width)
+    cross = norm + product * (d + q) + attention
     last = product * d + (norm if config.norm_place == "pre" else 0)
     bias = product * config.num_heads * length**2 if fused and config.positions == "alibi" else 0
-    return batch * length * (config.layers * layer + last) + bias
+    blocks = sum(stack.layers * (layer + stack.cross * cross) for stack in stacks(config))
+    return batch * length * (blocks + last * len(stacks(config))) + bias
 
 
 def cache_bytes_per_token(config: ModelConfig, *, precision: Precision = "fp32") -> int:
-    """2 L K d_head entries: one key and one value for each layer and key head."""
+    """2 L K d_head entries: one key and one value for each layer and key head (of an encoder-decoder, for each
+    token written; the text it reads holds as much again for each of its tokens)."""
     return 2 * config.layers * config.num_kv_heads * config.head_width * (4 if precision == "fp32" else 2)
 
 
 def _part(name: str) -> str:
     if "norm" in name:
         return "norms"
+    words = name.split(".")
     parts = {
         "embed": "embedding",
+        "types": "embedding",
         "positions": "positions",
         "head": "head",
+        "transform": "head",
+        "pooler": "head",
         "attn": "attention",
+        "cross": "attention",
         "mlp": "feedforward",
     }
-    return next(part for word, part in parts.items() if word in name.split("."))
-
-
-def _matrices(config: ModelConfig) -> list[tuple[int, ...]]:
-    """The hidden matrices: attention and feed-forward."""
-    return [shape for name, shape in shapes(config).items() if len(shape) == 2 and name.startswith("blocks.")]
+    return next(part for word, part in parts.items() if word in words)

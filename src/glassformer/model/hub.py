@@ -28,7 +28,7 @@ from torch import Tensor
 from glassformer.configs import build
 from glassformer.errors import ModelError
 from glassformer.model.config import ModelConfig
-from glassformer.model.count import shapes
+from glassformer.model.shapes import shapes
 
 Shape = tuple[int, ...]
 Fields = Mapping[str, Any]

@@ -52,7 +52,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
         if weight.ndim < 2:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
-        kind = embedding if name in ("embed.weight", "positions.weight") else matrix
+        kind = embedding if name in ("embed.weight", "positions.weight", "types.weight") else matrix
         rule = writer if name.endswith(("attn.out.weight", "cross.out.weight", "mlp.down.weight")) else kind
         stream = torch.Generator().manual_seed(derive(seed, "init", name))
         weight.normal_(0.0, rule(weight, config), generator=stream) if rule(

@@ -34,7 +34,8 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab width"],
     targets: Int[Tensor, "token"],
     *,
-    num_targets: int | None = None,
+    bias: Float[Tensor, "vocab"] | None = None,
+    num_targets: Int[Tensor, ""] | int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     logits_at_once: int = LOGITS_AT_ONCE,
@@ -45,13 +46,13 @@ def linear_cross_entropy(
     """
     count = (targets != IGNORE).sum().clamp(min=1) if num_targets is None else num_targets
     if hidden.shape[0] * weight.shape[0] <= logits_at_once:
-        return cross_entropy(F.linear(hidden, weight), targets, label_smoothing, z_loss) / count
+        return cross_entropy(F.linear(hidden, weight, bias), targets, label_smoothing, z_loss) / count
     if torch.is_autocast_enabled(hidden.device.type):
         # the products below write into given memory, which autocast does not reach
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     size = max(1, logits_at_once // weight.shape[0])
-    total: Tensor = _Chunked.apply(hidden, weight, targets, label_smoothing, z_loss, size)  # type: ignore[no-untyped-call]
+    total: Tensor = _Chunked.apply(hidden, weight, bias, targets, label_smoothing, z_loss, size)  # type: ignore[no-untyped-call]
     return total / count
 
 
@@ -79,6 +80,7 @@ class _Chunked(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         label_smoothing: float,
         z_loss: float,
@@ -87,21 +89,28 @@ class _Chunked(torch.autograd.Function):
         total = torch.zeros((), dtype=_wide(weight), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
+        grad_bias = torch.zeros(
+            weight.shape[0] if bias is not None else 0, dtype=_wide(weight), device=hidden.device
+        )
         for start in range(0, hidden.shape[0], size):
             rows = slice(start, start + size)
             loss, grad = _loss_and_gradient(
-                F.linear(hidden[rows], weight), targets[rows], label_smoothing, z_loss
+                F.linear(hidden[rows], weight, bias), targets[rows], label_smoothing, z_loss
             )
             total += loss
             torch.mm(grad, weight, out=grad_hidden[rows])
             _add_product(grad_weight, grad, hidden[rows])
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+            if bias is not None:
+                grad_bias += grad.sum(0)
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype))
+        ctx.biased = bias is not None
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        bias = grad_bias * grads[0] if ctx.biased else None
+        return grad_hidden * grads[0], grad_weight * grads[0], bias, None, None, None, None
 
 
 @torch.library.custom_op(

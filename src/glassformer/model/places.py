@@ -6,16 +6,19 @@ path runs. Names are those of TransformerLens without `hook_`.
 
 Axes: batch, position (a token in the row), query and key (positions, as attention uses them), head, kv_head,
 head_size, width, feedforward, vocab.
+
+The blocks of an encoder-decoder are `encoder.3.` and `decoder.3.` where the table says `blocks.{layer}.`, and
+what comes before and after its stacks is named after the stack too: `encoder.embed`, `decoder.ln_final.scale`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from glassformer.errors import UsageError, nearest
 from glassformer.model.config import ModelConfig
+from glassformer.model.shapes import stacks
 
 
 @runtime_checkable
@@ -54,33 +57,14 @@ class _Within:
         return wants(self.see, f"{self.prefix}.{name}")
 
 
-def _always(config: ModelConfig) -> bool:
-    return True
-
-
-def _pre(config: ModelConfig) -> bool:
-    return config.norm_place == "pre"
-
-
-def _in_turn(config: ModelConfig) -> bool:
-    return not config.parallel
-
-
-def _gated(config: ModelConfig) -> bool:
-    return config.gated
-
-
-def _added(config: ModelConfig) -> bool:
-    return config.positions in ("learned", "sinusoidal")
-
-
 class Place(NamedTuple):
     """One numbered place. `{layer}` in the name stands for the block's number."""
 
     name: str
     axes: tuple[str, ...]
     meaning: str
-    exists: Callable[[ModelConfig], bool] = _always
+    only: str = ""
+    """The feature without which a model lacks it, see `_features`."""
 
 
 _RESIDUAL = ("batch", "position", "width")
@@ -90,32 +74,53 @@ _KEY = ("batch", "position", "kv_head", "head_size")
 _SCORES = ("batch", "head", "query", "key")
 _NEURONS = ("batch", "position", "feedforward")
 
+
+def _attention(attn: str, where: str = "", only: str = "") -> list[Place]:
+    """The places of one attention, in order."""
+    rows = [
+        ("q", _HEADS, "queries, after QK norm and rotation"),
+        ("k", _KEY, "keys, after QK norm and rotation"),
+        ("v", _KEY, "values"),
+        ("dots", _SCORES, "q . k, before scaling and mask"),
+        ("scores", _SCORES, "q . k / sqrt(head_size) plus ALiBi, masked to -inf"),
+        ("pattern", _SCORES, "softmax of the scores over keys"),
+        ("z", _HEADS, "values blended by the pattern, per head"),
+        ("result", (*_HEADS[:3], "width"), f"each head's share of {attn}_out"),
+    ]
+    places = [Place(f"blocks.{{layer}}.{attn}.{name}", axes, text + where, only) for name, axes, text in rows]
+    return [
+        *places,
+        Place(f"blocks.{{layer}}.{attn}_out", _RESIDUAL, f"what it adds to the stream{where}", only),
+    ]
+
+
 PLACES: tuple[Place, ...] = (
     Place("embed", _RESIDUAL, "the token's vector"),
-    Place("pos_embed", ("position", "width"), "the position's vector, added (learned, sinusoidal)", _added),
+    Place("pos_embed", _RESIDUAL[1:], "the position's vector, added (learned, sinusoidal)", "added positions"),
+    Place("type_embed", _RESIDUAL, "the vector of the row's part, added", "types"),
+    Place("embed_ln.scale", _SCALE, "what the norm of their sum divides by", "embed norm"),
+    Place("embed_ln.normalized", _RESIDUAL, "what it gives", "embed norm"),
     Place("blocks.{layer}.resid_pre", _RESIDUAL, "the residual stream entering the block"),
     Place("blocks.{layer}.ln1.scale", _SCALE, "what the norm of attention divides by"),
     Place("blocks.{layer}.ln1.normalized", _RESIDUAL, "what it gives, gain and bias included"),
-    Place("blocks.{layer}.attn.q", _HEADS, "queries, after QK norm and rotation"),
-    Place("blocks.{layer}.attn.k", _KEY, "keys, after QK norm and rotation"),
-    Place("blocks.{layer}.attn.v", _KEY, "values"),
-    Place("blocks.{layer}.attn.dots", _SCORES, "q . k, before scaling and mask"),
-    Place("blocks.{layer}.attn.scores", _SCORES, "q . k / sqrt(head_size) plus ALiBi, masked to -inf"),
-    Place("blocks.{layer}.attn.pattern", _SCORES, "softmax of the scores over keys"),
-    Place("blocks.{layer}.attn.z", _HEADS, "values blended by the pattern, per head"),
-    Place("blocks.{layer}.attn.result", (*_HEADS[:3], "width"), "each head's share of attn_out"),
-    Place("blocks.{layer}.attn_out", _RESIDUAL, "what attention adds to the stream"),
-    Place("blocks.{layer}.resid_mid", _RESIDUAL, "the stream between attention and feed-forward", _in_turn),
+    *_attention("attn"),
+    Place("blocks.{layer}.resid_mid", _RESIDUAL, "the stream after attention", "in turn"),
+    Place("blocks.{layer}.ln_cross.scale", _SCALE, "what the norm of cross-attention divides by", "cross"),
+    Place("blocks.{layer}.ln_cross.normalized", _RESIDUAL, "what it gives", "cross"),
+    *_attention("cross_attn", " (from the decoder's row to the encoder's)", "cross"),
+    Place("blocks.{layer}.resid_mid_cross", _RESIDUAL, "the stream after cross-attention", "cross"),
     Place("blocks.{layer}.ln2.scale", _SCALE, "what the norm of feed-forward divides by"),
     Place("blocks.{layer}.ln2.normalized", _RESIDUAL, "what it gives"),
-    Place("blocks.{layer}.mlp.gate", _NEURONS, "each gate's weighted sum (gated)", _gated),
+    Place("blocks.{layer}.mlp.gate", _NEURONS, "each gate's weighted sum (gated)", "gated"),
     Place("blocks.{layer}.mlp.pre", _NEURONS, "each neuron's weighted sum"),
     Place("blocks.{layer}.mlp.post", _NEURONS, "each neuron's activation"),
     Place("blocks.{layer}.mlp_out", _RESIDUAL, "what feed-forward adds to the stream"),
     Place("blocks.{layer}.resid_post", _RESIDUAL, "the residual stream leaving the block"),
-    Place("ln_final.scale", _SCALE, "what the last norm divides by (pre)", _pre),
-    Place("ln_final.normalized", _RESIDUAL, "what it gives", _pre),
-    Place("logits", ("batch", "position", "vocab"), "one score for every token that could come next"),
+    Place("ln_final.scale", _SCALE, "what the last norm divides by (pre)", "pre"),
+    Place("ln_final.normalized", _RESIDUAL, "what it gives", "pre"),
+    Place("pooled", ("batch", "width"), "the vector that stands for the row", "pooled"),
+    Place("logits", ("batch", "position", "vocab"), "one score for every token that could stand here", "tokens"),
+    Place("class_logits", ("batch", "class"), "one score for every class", "classes"),
 )  # fmt: skip
 
 
@@ -125,21 +130,49 @@ def canonical(name: str) -> str:
     Its `rot_q` and `rot_k` are our q and k, which are those that meet in the product.
     """
     name = re.sub(r"(^|\.)hook_", r"\1", name)
-    return re.sub(r"\.attn\.(?:attn_(scores)|rot_([qk]))$", r".attn.\1\2", name)
+    return re.sub(r"attn\.(?:attn_(scores)|rot_([qk]))$", r"attn.\1\2", name)
+
+
+def _features(config: ModelConfig) -> set[str]:
+    """What a model has that not every model has."""
+    found = {
+        "added positions": config.positions == "learned" or config.positions.startswith("sinusoidal"),
+        "types": config.token_types > 0,
+        "embed norm": config.embed_norm,
+        "pre": config.norm_place == "pre",
+        "in turn": not config.parallel,
+        "cross": config.kind == "encoder-decoder",
+        "gated": config.gated,
+        "pooled": config.pooler or config.head == "classes",
+        "tokens": config.head == "tokens",
+        "classes": config.head == "classes",
+    }
+    return {"", *(name for name, has in found.items() if has)}
 
 
 def names(config: ModelConfig) -> list[str]:
-    """Every place this model has, in the order of the table, block by block."""
-    here = [place.name for place in PLACES if place.exists(config)]
+    """Every place this model has, in the order of a forward pass, block by block."""
+    features = _features(config)
+    here = [place.name for place in PLACES if place.only in features]
     inside = [name for name in here if "{layer}" in name]
-    first = here.index(inside[0])
-    blocks = [name.format(layer=layer) for layer in range(config.layers) for name in inside]
-    return here[:first] + blocks + here[first + len(inside) :]
+    first, last = here.index(inside[0]), here.index(inside[-1]) + 1
+    outputs = [name for name in here[last:] if not name.startswith("ln_final")]
+    norm = [name for name in here[last:] if name.startswith("ln_final")]
+    found = []
+    for stack in stacks(config):
+        own = "" if stack.name == "blocks" else f"{stack.name}."
+        found += [own + name for name in here[:first]]
+        for layer in range(stack.layers):
+            block = [name for name in inside if stack.cross or "cross" not in name]
+            found += [name.replace("blocks", stack.name, 1).format(layer=layer) for name in block]
+        found += [own + name for name in norm]
+    return found + outputs
 
 
 def find(name: str) -> Place:
     """The table's row of a place: `blocks.3.attn.hook_q -> blocks.{layer}.attn.q`."""
-    general = re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", canonical(name))
+    general = re.sub(r"^(blocks|encoder|decoder)\.\d+\.", "blocks.{layer}.", canonical(name))
+    general = re.sub(r"^(encoder|decoder)\.", "", general)
     for place in PLACES:
         if place.name == general:
             return place

@@ -1,7 +1,7 @@
 """How a model knows the order of its tokens.
 
 sinusoidal   PE[p, 2i] = sin(p / 10000^(2i/d)), PE[p, 2i+1] = cos(...), added to the embedding
-             (Vaswani et al. 2017)
+             (Vaswani et al. 2017); sinusoidal_halves: all sines first, then all cosines (Marian)
 learned      one vector for each position, added to the embedding (GPT-2)
 rope         each pair of a query's and key's entries turns by the angle p * base^(-2i/d_head),
              so that q . k depends on the distance alone (Su et al. 2021)
@@ -18,14 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def sinusoids(context: int, width: int) -> Float[Tensor, "context width"]:
-    """The table PE of the 2017 paper, sines at even and cosines at odd entries."""
+def sinusoids(context: int, width: int, *, halves: bool = False) -> Float[Tensor, "context width"]:
+    """The table PE of the 2017 paper, sines at even and cosines at odd entries; or sines, then cosines."""
     position = torch.arange(context, dtype=torch.float64)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
     table = torch.zeros(context, width, dtype=torch.float64)
     table[:, 0::2] = torch.sin(position * rate)
     table[:, 1::2] = torch.cos(position * rate)[:, : width // 2]
-    return table.float()
+    return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1).float() if halves else table.float()
 
 
 def rotations(context: int, head_size: int, base: float) -> Float[Tensor, "2 context half"]:

@@ -1,54 +1,32 @@
-"""Whole models: embeddings, a stack of blocks, and a head.
+"""Whole models: embeddings, stacks of blocks, and a head.
 
-decoder   ids -> token vectors (+ positions) -> causal blocks -> norm -> logits over the vocabulary
+decoder           ids -> token vectors (+ positions) -> causal blocks -> norm -> scores of the next token
+encoder           ids -> token vectors (+ positions) -> blocks that see the whole row -> norm -> scores of the
+                  token that stands here, or of classes, or the vectors themselves
+encoder-decoder   source -> encoder blocks -> memory;  ids -> causal blocks that also read the memory -> scores
+                  of the next token
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glassformer.errors import ModelError
-from glassformer.model.attention import Attention, Kernel, KeyValues, attention_mask
-from glassformer.model.block import Block
+from glassformer.model.attention import KeyValues
 from glassformer.model.config import ModelConfig
-from glassformer.model.init import initialise
+from glassformer.model.feedforward import ACTIVATIONS
 from glassformer.model.loss import linear_cross_entropy
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, within
-from glassformer.model.positions import alibi_slopes, rotations, sinusoids
-
-Ids = Int[Tensor, "batch position"]
+from glassformer.model.transformer import Ids, Memory, Transformer, Vectors
 
 
-class Decoder(nn.Module):
+class Decoder(Transformer):
     """Reads tokens from left to right and gives, at each, a score for every token that could come next."""
-
-    turn: Tensor
-    table: Tensor
-    slopes: Tensor
-
-    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = Norm(config) if config.norm_place == "pre" else None
-        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        if config.tied:
-            self.head.weight = self.embed.weight
-        if config.positions == "rope":
-            self._constant("turn", rotations(config.context, config.rotary_width, config.rope_base))
-        elif config.positions == "sinusoidal":
-            self._constant("table", sinusoids(config.context, config.width))
-        elif config.positions == "alibi":
-            self._constant("slopes", alibi_slopes(config.num_heads))
-        initialise(self, config, seed)
 
     def forward(
         self,
@@ -70,31 +48,10 @@ class Decoder(nn.Module):
         segments: Int[Tensor, "batch key"] | None = None,
         cache: KeyValues | None = None,
         see: See = unseen,
-    ) -> Float[Tensor, "batch position width"]:
+    ) -> Vectors:
         """The last layer's vectors after the final norm: what the head turns into logits."""
-        start, length = (0 if cache is None else cache.length), ids.shape[1]
-        if start + length > self.config.context and self.config.positions not in ("alibi", "none"):
-            raise ModelError(
-                f"This row holds {start + length} tokens.",
-                expected=f"The model's context is {self.config.context}.",
-                do="Give its last tokens, or train with a larger model.context.",
-            )
-        x = self.embed(ids)
-        if self.config.scale_embeddings:
-            x = x * math.sqrt(self.config.width)
-        x = see("embed", x)
-        if self.positions is not None:
-            x = x + see("pos_embed", self.positions.weight[start : start + length])
-        elif self.config.positions == "sinusoidal":
-            x = x + see("pos_embed", self.table[start : start + length].to(x.dtype))
-        x = F.dropout(x, self.config.dropout, self.training)
-        slopes = self.slopes.to(x.dtype) if self.config.positions == "alibi" else None
-        mask = attention_mask(length, start + length, ids.device, segments=segments, slopes=slopes)
-        turn = self.turn[:, start : start + length] if self.config.positions == "rope" else None
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask=mask, turn=turn, cache=cache, see=within(see, f"blocks.{layer}"))
-        last: Tensor = x if self.norm is None else self.norm(x, within(see, "ln_final"))
-        return last
+        x = self._embedded(ids, start=0 if cache is None else cache.length, see=see)
+        return self._through(self.stacks[0], x, segments=segments, cache=cache, see=see)
 
     def loss(
         self,
@@ -102,7 +59,7 @@ class Decoder(nn.Module):
         targets: Ids,
         *,
         segments: Ids | None = None,
-        num_targets: int | None = None,
+        num_targets: Int[Tensor, ""] | int | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
     ) -> Float[Tensor, ""]:
@@ -112,18 +69,165 @@ class Decoder(nn.Module):
         """
         hidden = self.hidden(ids, segments=segments).flatten(0, 1)
         return linear_cross_entropy(
-            hidden, self.head.weight, targets.flatten(),
+            hidden, self.head.weight, targets.flatten(), bias=self.head.bias,
             num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,
         )  # fmt: skip
 
-    def use_attention(self, kernel: Kernel) -> None:
-        """Choose which code computes attention in every layer."""
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.kernel = kernel
 
-    def _constant(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value, persistent=False)
+class Encoder(Transformer):
+    """Reads a row whole: every position sees all others (Devlin et al. 2019)."""
+
+    def forward(
+        self,
+        ids: Ids,
+        *,
+        segments: Ids | None = None,
+        types: Ids | None = None,
+        see: See = unseen,
+    ) -> Float[Tensor, "batch position vocab"] | Float[Tensor, "batch class"] | Vectors:
+        """What the config's head gives: scores of tokens, scores of classes, or the vectors.
+
+        `segments` numbers the text of each token, -1 where a row is padded; attention stays inside a text. Scores
+        of classes are of a whole row, whose padding alone is left out.
+        """
+        x = self.hidden(ids, segments=segments, types=types, see=see)
+        match self.config.head:
+            case "tokens":
+                return self._seen(see, "logits", self.head(self.transformed(x)))
+            case "classes":
+                pooled = see("pooled", self.pooled(x, segments))
+                dropped = F.dropout(pooled, self.config.dropout, self.training)
+                return self._seen(see, "class_logits", self.head(dropped))
+            case _:
+                if self.config.pooler:
+                    see("pooled", self.pooled(x, segments))
+                return x
+
+    def hidden(
+        self, ids: Ids, *, segments: Ids | None = None, types: Ids | None = None, see: See = unseen
+    ) -> Vectors:
+        """The last layer's vectors."""
+        x = self._embedded(ids, segments=segments, types=types, see=see)
+        return self._through(self.stacks[0], x, segments=segments, see=see)
+
+    def pooled(self, x: Vectors, segments: Ids | None = None) -> Float[Tensor, "batch width"]:
+        """One vector for each row: the pooler's, or the mean over its tokens."""
+        if self.pooler is not None:
+            return torch.tanh(self.pooler(x[:, 0]))
+        if segments is None:
+            return x.mean(1)
+        kept = (segments >= 0).to(x.dtype)[..., None]
+        return (x * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+    def transformed(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """What the head for tokens reads."""
+        if self.transform is None or self.transform_norm is None:
+            return x
+        y: Tensor = self.transform_norm(ACTIVATIONS[self.config.activation](self.transform(x)))
+        return y
+
+    def loss(
+        self,
+        ids: Ids,
+        targets: Int[Tensor, "batch picked"] | Int[Tensor, " batch"],
+        *,
+        places: Int[Tensor, "batch picked"] | None = None,
+        segments: Ids | None = None,
+        num_targets: Int[Tensor, ""] | int | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats: of the tokens at `places`, which `ids` hide, or of each row's class."""
+        x = self.hidden(ids, segments=segments)
+        if places is not None:
+            x = self.transformed(x.gather(1, places[..., None].expand(-1, -1, x.shape[-1])))
+        else:
+            x = F.dropout(self.pooled(x, segments), self.config.dropout, self.training)[:, None]
+        return linear_cross_entropy(
+            x.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias,
+            num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,
+        )  # fmt: skip
+
+    def _add_head(self, config: ModelConfig) -> None:
+        d = config.width
+        self.pooler = nn.Linear(d, d) if config.pooler else None
+        self.transform = nn.Linear(d, d, bias=config.bias) if config.head_transform else None
+        self.transform_norm = Norm(config) if config.head_transform else None
+        if config.head == "tokens":
+            super()._add_head(config)
+        elif config.head == "classes":
+            self.head = nn.Linear(d, config.num_classes)
+
+    @staticmethod
+    def _seen(see: See, name: str, y: Tensor) -> Tensor:
+        seen: Tensor = see(name, y)
+        return seen
+
+
+class EncoderDecoder(Transformer):
+    """Reads one text whole and writes another from left to right (Vaswani et al. 2017)."""
+
+    def forward(self, source: Ids, ids: Ids, *, see: See = unseen, **segments: Any) -> Tensor:
+        """Logits of the token after each of `ids`. `source_segments` and `segments` as in `loss`."""
+        return self.write(ids, self.read(source, segments=segments.get("source_segments"), see=see),
+                          segments=segments.get("segments"), see=see)  # fmt: skip
+
+    def read(self, source: Ids, *, segments: Ids | None = None, see: See = unseen) -> Memory:
+        """The encoder's part, done once."""
+        encoder, decoder = self.stacks
+        x = self._embedded(source, segments=segments, see=within(see, "encoder"))
+        x = self._through(encoder, x, segments=segments, see=see)
+        blocks = getattr(self, decoder.name)
+        return Memory([block.cross.remember(x) for block in blocks], segments)
+
+    def write(
+        self, ids: Ids, memory: Memory, *, segments: Ids | None = None, cache: KeyValues | None = None,
+        see: See = unseen,
+    ) -> Float[Tensor, "batch position vocab"]:  # fmt: skip
+        """The decoder's part; with a `cache`, `ids` are the tokens after those it holds."""
+        x = self.hidden(ids, memory, segments=segments, cache=cache, see=see)
+        logits: Tensor = see("logits", self.head(x))
+        return logits
+
+    def hidden(
+        self, ids: Ids, memory: Memory, *, segments: Ids | None = None, cache: KeyValues | None = None,
+        see: See = unseen,
+    ) -> Vectors:  # fmt: skip
+        """The decoder's vectors after the final norm."""
+        start = 0 if cache is None else cache.length
+        x = self._embedded(ids, start=start, segments=segments, see=within(see, "decoder"))
+        mask = None
+        if memory.segments is not None:
+            reading = ids.new_zeros(ids.shape) if segments is None else segments
+            read = memory.segments[:, None, None, :]
+            # a padded query may look anywhere: nothing is learned from it, and a row of -inf has no softmax
+            mask = (reading[:, None, :, None] == read) | (reading < 0)[:, None, :, None]
+        return self._through(
+            self.stacks[1], x, segments=segments, cache=cache, memory=memory, memory_mask=mask, see=see
+        )
+
+    def loss(
+        self,
+        source: Ids,
+        ids: Ids,
+        targets: Ids,
+        *,
+        source_segments: Ids | None = None,
+        segments: Ids | None = None,
+        num_targets: Int[Tensor, ""] | int | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats over the targets that are not -100.
+
+        A row may hold several pairs: `source_segments` and `segments` number the pair of each position, -1 where
+        padded, and neither attention nor positions reach from one pair into another.
+        """
+        hidden = self.hidden(ids, self.read(source, segments=source_segments), segments=segments)
+        return linear_cross_entropy(
+            hidden.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias,
+            num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,
+        )  # fmt: skip
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -131,6 +235,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in {id(p): p for p in model.parameters()}.values())
 
 
-def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device = "cpu") -> Decoder:
+_MEMBERS: dict[str, type[Transformer]] = {
+    "decoder": Decoder,
+    "encoder": Encoder,
+    "encoder-decoder": EncoderDecoder,
+}
+
+
+def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device = "cpu") -> Transformer:
     """The model a config describes, its weights drawn from `seed`."""
-    return Decoder(config, seed=seed).to(device)
+    return _MEMBERS[config.kind](config, seed=seed).to(device)

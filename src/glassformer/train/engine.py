@@ -25,7 +25,7 @@ from glassformer.errors import GlassformerError, UsageError
 from glassformer.model.attention import Kernel
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
-from glassformer.model.stacks import Decoder
+from glassformer.model.transformer import Transformer
 from glassformer.stats import median
 from glassformer.train.config import EngineConfig
 from glassformer.train.launch import on_all_cores, release_pages
@@ -121,7 +121,7 @@ def choose(
 
 
 def prepare_loss(
-    model: Decoder, choice: Choice, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    model: Transformer, choice: Choice, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Loss:
     """The model's loss as the choice computes it."""
     model.use_attention(choice.attention)

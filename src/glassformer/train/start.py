@@ -16,7 +16,8 @@ from glassformer.errors import ConfigError, RunError
 from glassformer.files import cache_folder, free_bytes
 from glassformer.model import count
 from glassformer.model.config import ModelConfig
-from glassformer.model.stacks import Decoder, build
+from glassformer.model.stacks import build
+from glassformer.model.transformer import Transformer
 from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
@@ -149,7 +150,7 @@ def make_trial(recipe: Recipe, config: ModelConfig, batches: Batches) -> Trial:
     return trial
 
 
-def loss_of(model: Decoder, choice: Choice, recipe: Recipe) -> Callable[..., torch.Tensor]:
+def loss_of(model: Transformer, choice: Choice, recipe: Recipe) -> Callable[..., torch.Tensor]:
     """The recipe's loss for training, as the choice computes it."""
     return prepare_loss(
         model, choice, label_smoothing=recipe.train.label_smoothing, z_loss=recipe.train.z_loss

@@ -159,7 +159,7 @@ class _Writing:
         begin, read, end = 0, 0, min(len(request.ids) for request in self.requests)
         while True:
             ids = torch.tensor([request.between(read, end) for request in self.requests], device=device)
-            hidden = self.loaded.model.hidden(ids, cache=cache)[:, -1]
+            hidden = self.loaded.decoder.hidden(ids, cache=cache)[:, -1]
             cache.length = end - begin  # a model without layers has nobody to move it on
             # A model's vocabulary may be padded; ids beyond the tokenizer's mean nothing.
             logits = self.loaded.model.head(hidden)[:, : self.loaded.tokenizer.vocab_size].float()

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import safetensors
 import torch
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from glassformer import configs
 from glassformer.errors import CheckpointError, ModelError, UsageError
 from glassformer.model.config import ModelConfig
-from glassformer.model.stacks import Decoder, count_parameters
+from glassformer.model.stacks import Decoder, Encoder, EncoderDecoder, build, count_parameters
+from glassformer.model.transformer import Transformer
 from glassformer.run import exports
 from glassformer.run.checkpoints import load_newest
 from glassformer.run.folder import RECIPE, Run
@@ -37,6 +38,7 @@ from glassformer.text.tokenizer import Tokenizer
 from glassformer.units import show_count
 
 Precision = Literal["fp32", "bf16"]
+M = TypeVar("M", Decoder, Encoder, EncoderDecoder)
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
@@ -60,11 +62,34 @@ _LARGEST_TABLE = 2**28
 class Loaded:
     """A model in use: evaluation mode, weights frozen."""
 
-    model: Decoder
+    model: Transformer
     tokenizer: Tokenizer
     config: ModelConfig
     path: Path
     warnings: tuple[str, ...] = ()
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model, which must be one that writes on from a text."""
+        return self._member(Decoder, "a decoder, which writes on from a text")
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model, which must be one that reads a text whole."""
+        return self._member(Encoder, "an encoder, which reads a text whole")
+
+    @property
+    def translator(self) -> EncoderDecoder:
+        """The model, which must be one that reads one text and writes another."""
+        return self._member(EncoderDecoder, "an encoder-decoder, which reads one text and writes another")
+
+    def _member(self, kind: type[M], what: str) -> M:
+        if not isinstance(self.model, kind):
+            raise ModelError(
+                f"The model in {self.path} is of kind '{self.config.kind}'.", expected=f"This needs {what}.",
+                do="decoder: generate, score; encoder-decoder: translate; encoder: embed, classify.",
+            )  # fmt: skip
+        return self.model
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +124,7 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
     return _from_checkpoint(Run.open(path), precision, device)
 
 
-def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> Path:
+def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> Path:
     """Write a model folder, in one step, from which `load` gives the same weights to the bit."""
     about = {"model_type": "glassformer", "architectures": [type(model).__name__]}
     config = {**about, **model.config.model_dump(mode="json")}
@@ -207,12 +232,12 @@ def _read_config(file: Path) -> ModelConfig:
 
 def empty(
     config: ModelConfig, tokenizer: Tokenizer, shapes: Mapping[str, Sequence[int]], *, origin: str
-) -> Decoder:
+) -> Transformer:
     """The model of the config, without memory for weights, once the file is known to hold them."""
     problems = absurd(config, tokenizer, len(shapes))
     if not problems:
         with torch.device("meta"):
-            model = Decoder(config)
+            model = build(config)
         expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
         problems = compare(expected, shapes)
         if not problems:
@@ -261,7 +286,7 @@ def misfit(origin: str, problems: Sequence[str]) -> ModelError:
 
 
 def fill(
-    model: Decoder, read: Callable[[str], Tensor], dtype: torch.dtype, device: str | torch.device
+    model: Transformer, read: Callable[[str], Tensor], dtype: torch.dtype, device: str | torch.device
 ) -> None:
     """Give the model its weights. Each is copied: a mapped file could change under the model."""
     weights: dict[str, Any] = {}
@@ -278,7 +303,7 @@ def fill(
     if model.config.tied:
         model.head.weight = model.embed.weight
     # Tables of positions are computed, not stored; those of a model without layers are the same.
-    bare = Decoder(model.config.model_copy(update={"layers": 0, "vocab": 2}))
+    bare = build(model.config.model_copy(update={"layers": 0, "encoder_layers": None, "vocab": 2}))
     for name, table in bare.named_buffers():
         setattr(model, name, table.to(device))
     model.eval().requires_grad_(False)

@@ -26,7 +26,7 @@ from torch import Tensor
 from glassformer.errors import ModelError, UsageError
 from glassformer.model import hub
 from glassformer.model.config import ModelConfig
-from glassformer.model.count import shapes as shapes_of
+from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run import exports
 from glassformer.run.folder import Run
 from glassformer.run.tensors import read_tensors

@@ -126,7 +126,7 @@ def _losses(loaded: Loaded, batch: list[_Window]) -> Float[Tensor, "token"]:
     for row, (inputs, window) in enumerate(batch):
         ids[row, : len(inputs)], targets[row, : len(window)] = inputs, window
     counted = torch.from_numpy(targets != IGNORE).to(loaded.device)
-    hidden = loaded.model.hidden(torch.from_numpy(ids).to(loaded.device))[counted]
+    hidden = loaded.decoder.hidden(torch.from_numpy(ids).to(loaded.device))[counted]
     right = torch.from_numpy(targets).to(loaded.device)[counted]
     size = max(1, _CHUNK_LOGITS // loaded.config.vocab_size)
     chunks = zip(torch.split(hidden, size), torch.split(right, size), strict=True)
