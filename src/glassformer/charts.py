@@ -124,23 +124,29 @@ def heatmap(
     value: str,
     *,
     labels: Sequence[str] | None = None,
+    y_labels: Sequence[str] | None = None,
     title: str | None = None,
     x_title: str | None = None,
     y_title: str | None = None,
     value_title: str | None = None,
     size: int = 460,
 ) -> Spec:
-    """A square of cells; `x` and `y` are whole numbers from 0, shown as `labels` where these are given.
+    """A square of cells; `x` and `y` are whole numbers from 0, shown as `labels` where these are given, those of
+    `y` as `y_labels` where they differ.
 
     For attention: x is the key, y the query, and value the weight that the query gives it.
     """
-    names = {"labelExpr": f"{json.dumps(list(labels), ensure_ascii=False)}[datum.value]"} if labels else {}
+
+    def named(words: Sequence[str] | None) -> dict[str, str]:
+        return {"labelExpr": f"{json.dumps(list(words), ensure_ascii=False)}[datum.value]"} if words else {}
+
+    shown = {"x": named(labels), "y": named(y_labels or labels)}
     encoding = {
         axis: {
             "field": name,
             "type": "ordinal",
             "title": words or _words(name),
-            "axis": {"labelOverlap": True, "labelAngle": -90 if axis == "x" and labels else 0, **names},
+            "axis": {"labelOverlap": True, "labelAngle": -90 if axis == "x" and labels else 0, **shown[axis]},
         }
         for axis, name, words in (("x", x, x_title), ("y", y, y_title))
     }

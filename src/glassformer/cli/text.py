@@ -10,6 +10,8 @@ import glassformer as gf
 from glassformer import charts
 from glassformer.cli.overrides import TextOverrides
 from glassformer.cli.terminal import document, note, table
+from glassformer.errors import UsageError
+from glassformer.text.config import DataConfig
 from glassformer.text.corpus import read
 from glassformer.train.launch import prepare_process
 
@@ -37,6 +39,11 @@ def report(
     """
     prepare_process()
     recipe, base = gf.load_recipe(what, overrides.dotted())
+    if not isinstance(recipe.data, DataConfig):
+        raise UsageError(
+            f"The recipe {recipe.name} is for task {recipe.task!r}.",
+            expected="One that trains on plain text.",
+        )
     tokenizer = None
     if not quick:
         forgiving = recipe.data.model_copy(update={"encoding": "bytes", "on_error": "skip"})

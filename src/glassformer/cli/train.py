@@ -10,15 +10,15 @@ import glassformer as gf
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.progress import Progress
 from glassformer.cli.terminal import document, facts, note
+from glassformer.train.config import AnyRecipe
 from glassformer.train.launch import prepare_process
 
 _NO_OVERRIDES = Overrides()
 
 
 def train(
-    what: str | None = None,
-    /,
-    *,
+    *what: str,
+    task: str | None = None,
     run: Path | None = None,
     fresh: bool = False,
     init_from: Path | None = None,
@@ -33,7 +33,8 @@ def train(
     """Train a Transformer. The same command again goes on where the run stopped.
 
     Args:
-        what: A recipe's name, a recipe.toml, or a text file, folder or glob; without it, the demo.
+        what: A recipe's name, a recipe.toml, or text files, folders or globs; without it, the demo.
+        task: What to learn from texts of your own: language (when left out) or translate.
         run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
         fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
         init_from: Start from these weights: a run, a model folder or a .safetensors file.
@@ -46,7 +47,7 @@ def train(
     """
     from glassformer.units import parse_seconds
 
-    recipe, base = gf.load_recipe(what, overrides.dotted())
+    recipe, base = gf.load_recipe(what, overrides.dotted(), task=task)
     seconds = None if stop_after is None else parse_seconds(stop_after)
     prepare_process(threads)
     if dry_run:
@@ -81,7 +82,7 @@ def train(
         note(f'\nLet it write: glassformer generate {folder} --prompt "..."')
 
 
-def _plan(recipe: gf.Recipe, base: Path, *, json: bool) -> None:
+def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:
     from glassformer.train.start import plan_run
 
     plan = plan_run(recipe, base)

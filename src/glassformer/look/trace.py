@@ -20,7 +20,9 @@ from torch import Tensor
 from glassformer.errors import ModelError, UsageError, nearest
 from glassformer.model.config import ModelConfig
 from glassformer.model.places import canonical, find, names
-from glassformer.model.stacks import Decoder
+from glassformer.model.stacks import EncoderDecoder
+from glassformer.model.transformer import Transformer
+from glassformer.text.tokenizer import Tokenizer
 from glassformer.use.load import Loaded
 
 
@@ -86,28 +88,49 @@ class Trace(Mapping[str, Tensor]):
 
 
 def look(
-    model: Loaded | Decoder,
+    model: Loaded | Transformer,
     text: str | bytes | Sequence[int],
-    places: str | Sequence[str] = "blocks.*.attn.pattern",
+    places: str | Sequence[str] | None = None,
+    *,
+    target: str | bytes | Sequence[int] | None = None,
 ) -> Trace:
-    """Run the model over a text, or over ids, and keep what `places` hold. Dropout is off while looking."""
-    if isinstance(text, str | bytes):
-        if isinstance(model, Decoder):
-            raise UsageError("A bare model reads ids, not text.", do="Give ids, or what gf.load returned.")
-        text = model.tokenizer.encode(text).tolist()
-    ids = [int(i) for i in text]
-    model = model if isinstance(model, Decoder) else model.decoder
-    if not 0 < len(ids) <= model.config.context:
-        raise ModelError(
-            f"The text has {len(ids)} tokens.",
-            expected=f"Expected 1 to {model.config.context}, the model's context.",
+    """Run the model over a text, or over ids, and keep what `places` hold (left out: the patterns of attention).
+    Dropout is off while looking. An encoder-decoder reads the text and writes `target`."""
+    tokenizer = model.tokenizer if isinstance(model, Loaded) else None
+    module = model.model if isinstance(model, Loaded) else model
+    ids = _ids(tokenizer, text)
+    pair = isinstance(module, EncoderDecoder)
+    if pair != (target is not None):
+        raise UsageError(
+            f"The model is of kind '{module.config.kind}', and {'no' if pair else 'a'} target was given.",
+            expected="An encoder-decoder needs a target, others take none.",
         )
-    recorder = Recorder(model.config, places)
-    training = model.training
-    model.eval()
+    rows = [ids]
+    if target is not None:
+        written = _ids(tokenizer, target)
+        end = None if tokenizer is None else tokenizer.end_of_text
+        rows = [ids, written] if end is None else [[*ids, end], [end, *written]]
+    for row in rows:
+        if not 0 < len(row) <= module.config.context:
+            raise ModelError(
+                f"The text has {len(row)} tokens.",
+                expected=f"Expected 1 to {module.config.context}, the model's context.",
+            )
+    recorder = Recorder(module.config, places or [f"{s.name}.*.attn.pattern" for s in module.stacks])
+    training = module.training
+    module.eval()
     try:
         with torch.no_grad():
-            model(torch.tensor([ids], device=model.embed.weight.device), see=recorder)
+            device = module.embed.weight.device
+            module(*(torch.tensor([row], device=device) for row in rows), see=recorder)
     finally:
-        model.train(training)
+        module.train(training)
     return Trace(ids, recorder.seen)
+
+
+def _ids(tokenizer: Tokenizer | None, text: str | bytes | Sequence[int]) -> list[int]:
+    if not isinstance(text, str | bytes):
+        return [int(i) for i in text]
+    if tokenizer is None:
+        raise UsageError("A bare model reads ids, not text.", do="Give ids, or what gf.load returned.")
+    return [int(i) for i in tokenizer.encode(text)]

@@ -19,12 +19,13 @@ formula is within 3% of what torch keeps (a test measures it).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any, Literal, get_args
 
 from glassformer.model.config import ModelConfig
-from glassformer.model.shapes import in_block, matrices, shapes, stacks
+from glassformer.model.shapes import Shape, in_block, matrices, shapes, stacks
 
 Convention = Literal["six_n", "six_n_non_embedding", "nanogpt", "matmul", "matmul_causal"]
 Precision = Literal["fp32", "autocast", "bf16"]
@@ -195,15 +196,14 @@ def memory(
         weights=(2 if precision == "bf16" else 4) * total,
         copies=copies[precision],
         gradients=(2 if precision == "bf16" else 4) * total,
-        optimizer=optimizer_bytes(config, optimizer),
+        optimizer=optimizer_bytes(shapes(config), optimizer),
         activations=activation_bytes(config, batch=batch, length=length, precision=precision, fused=fused),
         logits=min(batch * length * config.vocab_size, LOGITS_AT_ONCE) * (8 if precision == "fp32" else 10),
     )
 
 
-def optimizer_bytes(config: ModelConfig, optimizer: Optimizer) -> int:
-    """What the optimizer remembers between steps, in float32."""
-    tensors = shapes(config)
+def optimizer_bytes(tensors: Mapping[str, Shape], optimizer: Optimizer) -> int:
+    """What the optimizer remembers between steps for tensors of these names and shapes, in float32."""
     total = sum(map(prod, tensors.values()))
     hidden = sum(prod(shape) for name, shape in tensors.items() if len(shape) == 2 and in_block(name))
     numbers = {

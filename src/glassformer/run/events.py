@@ -27,9 +27,10 @@ MEANING = {
     "error}]",
     "step": "one update: step, loss, grad_norm, learning_rate, tokens and seconds so far, tokens_per_second, "
     "utilisation",
-    "validation": "loss on text held out: step, loss, bits_per_byte",
+    "validation": "loss on what is held out: step, loss, bits_per_byte of text, and what the task judges by",
     "sample": "text the model wrote: step, prompt, text",
-    "attention": "one attention pattern: layer, head, tokens, pattern (rows are queries)",
+    "attention": "one attention pattern: layer, head, tokens, pattern (rows are queries), keys where these are other "
+    "tokens",
     "checkpoint": "one was saved: step, path, seconds, bytes",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
     "warning": "something to know: message",

@@ -145,6 +145,7 @@ def _attention(found: Rows) -> tuple[str, str]:
         return "", ""
     event = found[-1]
     names = [_visible(token) for token in event["tokens"][:MOST_TOKENS]]
+    keys = [_visible(token) for token in event.get("keys", event["tokens"])[:MOST_TOKENS]]
     cells: list[dict[str, Any]] = [
         {"query": query, "key": key, "weight": weight or None}  # masked: exactly 0
         for query, row in enumerate(event["pattern"][:MOST_TOKENS])
@@ -155,16 +156,16 @@ def _attention(found: Rows) -> tuple[str, str]:
         "key",
         "query",
         "weight",
-        labels=names,
+        labels=keys,
+        y_labels=names,
         x_title="looks at (key)",
         y_title="from (query)",
         size=400,
     )
     strongest = sorted((cell for cell in cells if cell["weight"]), key=lambda cell: -cell["weight"])[:12]
-    rows = [
-        {"from": names[c["query"]], "looks at": names[c["key"]], "weight": c["weight"]} for c in strongest
-    ]
-    lead = "Each row is a token and shows how much weight it gives to the tokens before it and to itself."
+    rows = [{"from": names[c["query"]], "looks at": keys[c["key"]], "weight": c["weight"]} for c in strongest]
+    seen = "the tokens of the source" if "keys" in event else "the tokens before it and to itself"
+    lead = f"Each row is a token and shows how much weight it gives to {seen}."
     caption = f"Layer {event['layer']}, head {event['head']}"
     picture = _figure(spec, caption, rows, "from", "looks at", "weight", own_size=True)
     return lead, f'<div class="pair">{picture}<div><h3>The strongest links</h3>{page.table(rows)}</div></div>'

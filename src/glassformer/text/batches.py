@@ -54,6 +54,14 @@ class Batch:
     sample_ids: Integers
     """(batch,): names each row among all that the source will ever give; `Batches.locate` finds it again."""
 
+    @property
+    def num_targets(self) -> int:
+        return int((self.targets != NO_LOSS).sum())
+
+    def arrays(self) -> dict[str, NDArray[Any] | None]:
+        """What a model's loss takes, by name; rows first in each."""
+        return {"ids": self.ids, "targets": self.targets, "segments": self.segments}
+
 
 class Batches:
     """The batches of a store. Everything is set when it is made; `batch` keeps no state."""

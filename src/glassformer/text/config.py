@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from glassformer.configs import Config
+from glassformer.text.lines import is_table
 
 Encoding = Literal["strict", "replace", "bytes"]
 OnError = Literal["stop", "skip"]
@@ -75,6 +76,58 @@ class DataConfig(Config):
         if self.weights and len(self.weights) != len(self.paths):
             missing = ", ".join(source.path for source in self.sources if source.weight is None)
             raise ValueError(f"paths gives some sources a weight, but not {missing}; give all one, or none")
+        return self
+
+
+class PairConfig(Config):
+    """`[data]` of a translation: pairs of texts."""
+
+    paths: tuple[str, ...] = Field(("python:numbers",), min_length=1, max_length=2)
+    """One .tsv, .csv, .jsonl or .parquet with both sides in a row; or two files of lines, source and target; or
+    `python:numbers`, numbers in English and German words."""
+    validation_paths: tuple[str, ...] = Field((), max_length=2)
+    """Pairs to hold out, given in the same way; left out, a fraction of `paths` is."""
+    validation: float = Field(0.05, ge=0, lt=1)
+    """Fraction held out, each pair by its own hash."""
+    source_field: str = "source"
+    """The field that holds the text to be read (.csv, .jsonl, .parquet)."""
+    target_field: str = "target"
+    """The field that holds the text to be written."""
+    reverse: bool = False
+    """Learn the other direction: from target to source."""
+    encoding: Encoding = "strict"
+    """Invalid UTF-8, as for text."""
+
+    @field_validator("paths", "validation_paths", mode="before")
+    @classmethod
+    def _one_path_is_a_list_of_one(cls, paths: Any) -> Any:
+        return (paths,) if isinstance(paths, str) else paths
+
+    @model_validator(mode="after")
+    def _two_files_or_a_table(self) -> Self:
+        for name, paths in (("paths", self.paths), ("validation_paths", self.validation_paths)):
+            if len(paths) == 1 and not is_table(paths[0]) and not paths[0].startswith("python:"):
+                raise ValueError(
+                    f"{name} names one file, {paths[0]}, which holds one side; give two files of lines, "
+                    "or a .tsv, .csv, .jsonl or .parquet with both"
+                )
+        return self
+
+
+class MaskConfig(Config):
+    """`[mask]`: what an encoder has to guess (Devlin et al. 2019)."""
+
+    share: float = Field(0.15, gt=0, lt=1)
+    """Of each row's tokens, so many are to be guessed."""
+    hidden: float = Field(0.8, ge=0, le=1)
+    """Of those, so many are replaced by the mask token."""
+    random: float = Field(0.1, ge=0, le=1)
+    """And so many by a random token; the rest stay as they are."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        if self.hidden + self.random > 1:
+            raise ValueError(f"hidden {self.hidden:g} and random {self.random:g} are more than all")
         return self
 
 

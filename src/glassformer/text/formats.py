@@ -52,7 +52,7 @@ def documents(path: Path, field: str | None) -> Iterator[tuple[str, bytes]]:
         if kind == ".parquet":
             yield from _parquet(path, column)
             return
-        with closing(_open(path, compression)) as stream:
+        with closing(open_stream(path, compression)) as stream:
             if kind in TABLES and stream.peek(2)[:2] in UTF16_MARKS:
                 raise utf16(str(path))
             if kind == ".jsonl":
@@ -62,7 +62,7 @@ def documents(path: Path, field: str | None) -> Iterator[tuple[str, bytes]]:
             else:
                 yield from _text(path, stream)
     except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are ValueErrors and OSErrors
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def utf16(name: str) -> TextError:
@@ -74,7 +74,8 @@ def utf16(name: str) -> TextError:
     )
 
 
-def _open(path: Path, compression: str | None) -> io.BufferedReader:
+def open_stream(path: Path, compression: str | None) -> io.BufferedReader:
+    """The bytes of a file, unpacked."""
     if compression is None:
         return io.BufferedReader(io.FileIO(path), 2**20)
     import pyarrow
@@ -211,7 +212,8 @@ def _name_the_field(field: str, names: list[str]) -> str:
     return f"Name the one holding the text with data.field; {nearest(field, names)}" if names else ""
 
 
-def _unreadable(path: Path, error: Exception) -> TextError:
+def unreadable(path: Path, error: Exception) -> TextError:
+    """What to say of a file that fails while it is read."""
     broken_link = path.is_symlink() and not path.exists()
     reason = (
         "it is a link to nothing"

@@ -20,6 +20,7 @@ import torch
 from glassformer.errors import UsageError, nearest
 from glassformer.model import count
 from glassformer.model.config import ModelConfig
+from glassformer.model.shapes import matrices
 from glassformer.model.stacks import build
 from glassformer.run.manifest import machine
 from glassformer.stats import median
@@ -79,14 +80,15 @@ def bench_train(
         0
     ]
     tokens = rows * config.context
-    ceiling = matmul_ceiling(config, tokens, found.choice.precision, found.choice.device)
+    products = list(matrices(config).values())
+    ceiling = matmul_ceiling(products, tokens, found.choice.precision, found.choice.device)
     step = trial(found.choice, rows)
     began = time.perf_counter()
     step()
     first_seconds = time.perf_counter() - began
     seconds = _median_seconds(step, found.choice.device, repeats=steps)
     flops = tokens * count.flops_per_token(config, "matmul")
-    ceiling = max(ceiling, matmul_ceiling(config, tokens, found.choice.precision, found.choice.device))
+    ceiling = max(ceiling, matmul_ceiling(products, tokens, found.choice.precision, found.choice.device))
     return {
         "schema": "glassformer.bench_train", "version": 1, "shape": shape, "engine": found.choice.name,
         "parameters": count.parameters(config).total, "batch": rows, "context": config.context, "steps": steps,

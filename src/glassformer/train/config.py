@@ -1,16 +1,21 @@
 """A recipe: everything that decides what a run learns. No torch, so that it can be read and planned at once.
 
 name = "demo"                 also the run folder's name
+task = "language"             what is learned, which decides what [data] and [model] hold
 [about]                       hardware, minutes and loss to expect; measured, not used
 [data] [tokenizer] [model]    text/config.py, model/config.py
 [train]                       how long, how much at a time, what to keep
 [optimizer] [schedule]        how weights change
 [engine]                      how this machine is used; `auto` measures
+
+    task        model              learns
+    language    decoder            to go on with a text
+    translate   encoder-decoder    to write a target for a source
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -20,7 +25,7 @@ from pydantic import Field, model_validator
 from glassformer.configs import Config, build, merge, override, read_toml
 from glassformer.errors import UsageError, nearest
 from glassformer.model.config import ModelConfig
-from glassformer.text.config import DataConfig, TokenizerConfig
+from glassformer.text.config import DataConfig, PairConfig, TokenizerConfig
 
 _DURATIONS = ("steps", "tokens", "epochs", "minutes")
 
@@ -67,8 +72,11 @@ class TrainConfig(Config):
     """At most this much of it each time (the first so many tokens); the last time all of it."""
     sample_every: int = Field(500, ge=1)
     """Steps between samples; the last step always has some."""
-    sample_prompts: tuple[str, ...] = ("\n",)
+    sample_prompts: tuple[str, ...] | None = None
+    """What samples begin with, or translate; left out, a new line, or texts that are held out."""
     sample_tokens: int = Field(120, ge=0)
+    average: int = Field(1, ge=1)
+    """The finished model is the mean of so many newest checkpoints (Vaswani et al. 2017: 5)."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the loss curve."""
     seed: int = Field(0, ge=0)
@@ -86,6 +94,8 @@ class TrainConfig(Config):
         given = [name for name in _DURATIONS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of {', '.join(_DURATIONS)} (given: {', '.join(given) or 'none'})")
+        if self.average > self.keep:
+            raise ValueError(f"average {self.average} needs as many checkpoints, but keep is {self.keep}")
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} does not divide into {self.accumulate} micro-batches")
         return self
@@ -131,14 +141,12 @@ class EngineConfig(Config):
     attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
 
 
-class Recipe(Config):
-    """What a run learns, from what, and how."""
+class BaseRecipe(Config):
+    """What every recipe holds, whatever is learned."""
 
     name: str = Field("run", pattern=r"^[\w.-]+$")
+    task: str
     about: About = About()
-    data: DataConfig = DataConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    model: ModelConfig = ModelConfig()
     train: TrainConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -152,26 +160,80 @@ class Recipe(Config):
         return values
 
 
+class TransformerRecipe(BaseRecipe):
+    """A recipe whose model is a Transformer over tokens."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = Field(default_factory=ModelConfig, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_the_task(cls, values: Any) -> Any:
+        """A model's kind follows from the task when it is left out."""
+        kind = _KINDS[cls.model_fields["task"].default]
+        model = values.get("model", {}) if isinstance(values, Mapping) else None
+        return {**values, "model": {"kind": kind, **model}} if isinstance(model, Mapping) else values
+
+    @model_validator(mode="after")
+    def _the_tasks_kind(self) -> Self:
+        kind = _KINDS[self.task]
+        if self.model.kind != kind:
+            raise ValueError(f"task '{self.task}' trains a model of kind '{kind}', not '{self.model.kind}'")
+        return self
+
+
+class Recipe(TransformerRecipe):
+    """Text in, a decoder out."""
+
+    task: Literal["language"] = "language"
+    data: DataConfig = DataConfig()
+
+
+class PairRecipe(TransformerRecipe):
+    """Pairs of texts in, an encoder-decoder out."""
+
+    task: Literal["translate"] = "translate"
+    data: PairConfig = PairConfig()
+
+
+AnyRecipe = Recipe | PairRecipe
+RECIPES: dict[str, type[AnyRecipe]] = {"language": Recipe, "translate": PairRecipe}
+_KINDS = {"language": "decoder", "translate": "encoder-decoder"}
+_DEMOS = {"language": "demo", "translate": "demo-translate"}
+
+
 class LoadedRecipe(NamedTuple):
-    recipe: Recipe
+    recipe: AnyRecipe
     base: Path
     """The folder that the recipe's relative paths start from."""
 
 
 def load_recipe(
-    what: str | Path | Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+    what: str | Path | Sequence[str | Path] | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
 ) -> LoadedRecipe:
-    """A recipe from its name, its file, a text to train on, or its values; None is the demo.
+    """A recipe from its name, its file, texts to train on, or its values; None is the demo of the task.
 
-    `overrides` maps dotted names to values: `{"model.width": 64}`.
+    `overrides` maps dotted names to values: `{"model.width": 64}`. `task` is what to learn from texts of one's
+    own, or from no text at all: `language` when it is left out.
     """
-    values, base, origin = _find(what)
+    if task is not None and task not in RECIPES:
+        raise UsageError(f"There is no task {task!r};", expected=nearest(task, RECIPES))
+    values, base, origin = _find(what, task)
     changes = dict(overrides or {})
     chosen = [name for name in _DURATIONS if f"train.{name}" in changes]
     if chosen:  # a duration given by hand replaces the recipe's own, whatever its unit
         train = {key: value for key, value in values.get("train", {}).items() if key not in _DURATIONS}
         values = {**values, "train": train}
-    return LoadedRecipe(build(Recipe, override(values, changes), origin=origin), base)
+    values = override(values, changes)
+    named = values.get("task", "language")
+    if named not in RECIPES:
+        raise UsageError(f"{origin} has task = {named!r};", expected=nearest(str(named), RECIPES))
+    if task is not None and named != task:
+        raise UsageError(f"{origin} is for task {named!r}, not {task!r}.", do="Leave --task out.")
+    return LoadedRecipe(build(RECIPES[named], values, origin=origin), base)
 
 
 def recipes() -> dict[str, Path]:
@@ -180,27 +242,33 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def _find(what: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any], Path, str]:
+def _find(
+    what: str | Path | Sequence[str | Path] | Mapping[str, Any] | None, task: str | None
+) -> tuple[dict[str, Any], Path, str]:
     packaged = recipes()
-    if what is None:
-        return read_toml(packaged["demo"]), Path.cwd(), "The recipe demo"
+    demo = packaged[_DEMOS[task or "language"]]
     if isinstance(what, Mapping):
         return dict(what), Path.cwd(), "The recipe"
-    path = Path(what)
-    if str(what) in packaged and not path.exists():
-        return read_toml(packaged[str(what)]), Path.cwd(), f"The recipe {what}"
-    if path.suffix == ".toml":
-        return read_toml(path), path.resolve().parent, f"The recipe {path}"
-    if not path.exists() and not any(letter in str(what) for letter in "*?["):
-        raise UsageError(
-            f"There is no recipe, file or folder {str(what)!r};",
-            expected=nearest(str(what), packaged),
-            do="Give a recipe's name, a .toml file, or a text file or folder to train on.",
-        )
+    texts = [] if what is None else [what] if isinstance(what, str | Path) else list(what)
+    if not texts:
+        return read_toml(demo), Path.cwd(), f"The recipe {demo.stem}"
+    first = Path(texts[0])
+    if len(texts) == 1 and str(first) in packaged and not first.exists():
+        return read_toml(packaged[str(first)]), Path.cwd(), f"The recipe {first}"
+    if len(texts) == 1 and first.suffix == ".toml":
+        return read_toml(first), first.resolve().parent, f"The recipe {first}"
+    for text in map(str, texts):
+        if not Path(text).exists() and not any(letter in text for letter in "*?["):
+            raise UsageError(
+                f"There is no recipe, file or folder {text!r};",
+                expected=nearest(text, packaged),
+                do="Give a recipe's name, a .toml file, or text files or folders to train on.",
+            )
     own_text = {
-        "name": path.stem.strip("*?[].") or "text",
+        "name": first.stem.strip("*?[].") or "text",
         "about": {},
-        "data": {"paths": [str(path.absolute())]},
+        "data": {"paths": [str(Path(text).absolute()) for text in texts]},
     }
-    demo = read_toml(packaged["demo"])
-    return merge({**demo, "about": {}, "data": {}}, own_text), Path.cwd(), f"The demo recipe on {path}"
+    shown = ", ".join(map(str, texts))
+    values = merge({**read_toml(demo), "about": {}, "data": {}}, own_text)
+    return values, Path.cwd(), f"The {demo.stem} recipe on {shown}"

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from glassformer.errors import GlassformerError, UsageError
 from glassformer.model.attention import Kernel
@@ -121,11 +122,13 @@ def choose(
 
 
 def prepare_loss(
-    model: Transformer, choice: Choice, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    model: nn.Module, choice: Choice, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Loss:
     """The model's loss as the choice computes it."""
-    model.use_attention(choice.attention)
-    loss = torch.compile(model.loss, dynamic=False) if choice.compiled else model.loss
+    if isinstance(model, Transformer):
+        model.use_attention(choice.attention)
+    plain: Loss = model.loss  # type: ignore[assignment] # every model that learns has one
+    loss = torch.compile(plain, dynamic=False) if choice.compiled else plain
     autocast = torch.autocast(
         choice.device.split(":")[0], torch.bfloat16, enabled=choice.precision == "autocast"
     )

@@ -8,12 +8,12 @@ the same precision, measured when the run starts. No datasheet is involved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
 
 _POWERCAP = Path("/sys/class/powercap")
@@ -57,24 +57,17 @@ class Meter:
         return {"tokens_per_second": speed, "utilisation": speed * self._flops_per_token / self._ceiling}
 
 
-def matmul_ceiling(config: ModelConfig, tokens: int, precision: Precision, device: str) -> float:
+def matmul_ceiling(
+    matrices: Iterable[tuple[int, ...]], tokens: int, precision: Precision, device: str
+) -> float:
     """FLOPs a second of the model's own weight products, forward and both backward, run back to back.
 
-    For every matrix shape of the model: y = x W^T, dx = dy W and dW = dy^T x on `tokens` rows, the best of
-    several; the total of their FLOPs over the total of their times.
+    For every shape of `matrices`: y = x W^T, dx = dy W and dW = dy^T x on `tokens` rows, the best of several; the
+    total of their FLOPs over the total of their times.
     """
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    d, attended = config.width, config.num_heads * config.head_width
-    up = config.ff_width * (2 if config.gated else 1)
-    inside = [
-        (d, attended + 2 * config.num_kv_heads * config.head_width),
-        (attended, d),
-        (d, up),
-        (config.ff_width, d),
-    ]
-    products = [(shape, config.layers) for shape in inside] + [((d, config.vocab_size), 1)]
     flops = seconds = 0.0
-    for (num_in, num_out), count in products:
+    for (num_out, num_in), count in Counter(matrices).items():
         rows = min(tokens, 4096, max(256, 2**26 // num_out))
         x, dy = (
             torch.ones(rows, num_in, dtype=dtype, device=device),

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from glassformer.errors import ConfigError, RunError
-from glassformer.files import cache_folder, free_bytes
+from glassformer.errors import RunError
+from glassformer.files import free_bytes
 from glassformer.model import count
-from glassformer.model.config import ModelConfig
-from glassformer.model.stacks import build
-from glassformer.model.transformer import Transformer
 from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
 from glassformer.run.tensors import read_tensors
-from glassformer.text.batches import Batches
-from glassformer.text.shards import Prepared, prepare
-from glassformer.train.config import Recipe
+from glassformer.train.config import AnyRecipe, PairRecipe, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -38,39 +36,33 @@ from glassformer.train.engine import (
 )
 from glassformer.train.optimizers import build_optimizers
 from glassformer.train.step import update
+from glassformer.train.task import Batch, Progress, Task
 from glassformer.train.weights import Weights
 from glassformer.units import show_bytes
 
 
-def prepare_text(recipe: Recipe, base: Path, progress: Callable[[str], None]) -> Prepared:
-    """The recipe's text as tokens, from the cache where it is there."""
-    return prepare(
-        recipe.data, recipe.tokenizer, base=base, cache=cache_folder() / "tokens", progress=progress
-    )
+def open_task(recipe: AnyRecipe, base: Path, progress: Progress) -> Task:
+    """What the recipe learns, its data read (from the cache where it is there)."""
+    match recipe:
+        case PairRecipe():
+            from glassformer.train.translation import TranslationTask
+
+            return TranslationTask(recipe, base, progress)
+        case _:
+            from glassformer.train.language import LanguageTask
+
+            return LanguageTask(recipe, base, progress)
 
 
-def model_config(recipe: Recipe, prepared: Prepared) -> ModelConfig:
-    """The recipe's model with its vocabulary known."""
-    size = prepared.tokenizer.vocab_size
-    if recipe.model.vocab is not None and recipe.model.vocab < size:
-        raise ConfigError(
-            "The model does not fit the tokenizer:",
-            [f"model.vocab is {recipe.model.vocab}, but the tokenizer has {size} tokens"],
-            do="Leave model.vocab out, or raise it.",
-        )
-    return recipe.model.model_copy(update={"vocab": recipe.model.vocab or size})
-
-
-def open_run(recipe: Recipe, prepared: Prepared, path: Path, *, fresh: bool, accept_data: bool) -> Run:
+def open_run(task: Task, path: Path, *, fresh: bool, accept_data: bool) -> Run:
     """The run folder: made, or found there with the same recipe, text and tokenizer."""
-    digests = {"data": prepared.digest, "tokenizer": prepared.tokenizer.digest}
+    recipe, digests = task.recipe, dict(task.digests)
     if fresh or not (path / "recipe.toml").exists():
         run = Run.create(path, recipe.resolved(), describe(**digests), fresh=fresh)
-        prepared.tokenizer.save(run.path / "tokenizer.json")
+        task.keep(run.path)
         return run
     run = Run.open(path)
-    if not (path / "tokenizer.json").exists():  # killed when the run was just made
-        prepared.tokenizer.save(path / "tokenizer.json")
+    task.keep(path)  # it may have been killed when it was just made
     checkpoints.check_fits(_what_matters(run.recipe), _what_matters(recipe.resolved()))
     changed = [name for name, digest in digests.items() if run.manifest.get(name) != digest]
     if "tokenizer" in changed or (changed and not accept_data):
@@ -86,10 +78,9 @@ def open_run(recipe: Recipe, prepared: Prepared, path: Path, *, fresh: bool, acc
     return run
 
 
-def choose_engine(
-    recipe: Recipe, config: ModelConfig, batches: Batches, events: Events
-) -> tuple[Choice, float]:
+def choose_engine(task: Task, events: Events) -> tuple[Choice, float]:
     """How the machine is used, and the seconds a step takes: as recorded, or else measured now."""
+    recipe, trial = task.recipe, make_trial(task)
     asked = recipe.engine.model_dump()
     recorded = events.last("engine")
     if recorded is not None:
@@ -102,19 +93,16 @@ def choose_engine(
     seconds = (recipe.train.minutes or 0.0) * 60
     size = recipe.train.batch // recipe.train.accumulate
     found = choose(
-        recipe.engine, make_trial(recipe, config, batches), model=config, batch=size,
-        num_steps=_steps(recipe, batches), seconds=seconds,
+        recipe.engine, trial, model=task.config, batch=size, num_steps=_steps(task), seconds=seconds
     )  # fmt: skip
     best = found[0]
     if best.step_seconds is None and recipe.train.minutes:
-        best = measure(best.choice, make_trial(recipe, config, batches), size, size)
+        best = measure(best.choice, trial, size, size)
         if best.error:
             raise RunError(f"The first step failed: {best.error}.", do="Try other settings of [engine].")
     step_seconds = (best.step_seconds or 0.0) * recipe.train.accumulate
-    rows = [
-        candidate.row() | {"tokens_per_second": _speed(candidate, size * config.context)}
-        for candidate in found
-    ]
+    tokens = task.batches.tokens_per_batch // recipe.train.accumulate
+    rows = [candidate.row() | {"tokens_per_second": _speed(candidate, tokens)} for candidate in found]
     chosen = found[0].row()["choice"]
     events.append("engine", asked=asked, choice=chosen, step_seconds=step_seconds, candidates=rows)
     return best.choice, step_seconds
@@ -127,40 +115,47 @@ def _gone(choice: Choice) -> str | None:
     return cannot_compile(choice.device) if choice.compiled else None
 
 
-def make_trial(recipe: Recipe, config: ModelConfig, batches: Batches) -> Trial:
+def make_trial(task: Task) -> Trial:
     """A model and optimiser of the recipe's own, to be timed and thrown away."""
 
     def trial(choice: Choice, rows: int) -> Callable[[], None]:
-        model = build(config, seed=recipe.train.seed, device=choice.device)
+        model = task.build(choice.device)
         weights = Weights(model, choice.precision)
-        optimizers = build_optimizers(recipe.optimizer, weights.masters)
-        loss = loss_of(model, choice, recipe)
-        batch = batches.batch(0)
-        part = type(batch)(
-            batch.ids[:rows], batch.targets[:rows], None if batch.segments is None else batch.segments[:rows],
-            batch.sample_ids[:rows],
-        )  # fmt: skip
-        device = torch.device(choice.device)
+        optimizers = build_optimizers(task.recipe.optimizer, weights.masters)
+        loss = loss_of(model, choice, task.recipe)
+        part, device = _Part(task.batches.batch(0), rows), torch.device(choice.device)
+        clip = task.recipe.train.clip
 
         def step() -> None:
-            update(loss, weights, optimizers, part, rate=1e-3, clip=recipe.train.clip, device=device)
+            update(loss, weights, optimizers, part, rate=1e-3, clip=clip, device=device)
 
         return step
 
     return trial
 
 
-def loss_of(model: Transformer, choice: Choice, recipe: Recipe) -> Callable[..., torch.Tensor]:
+class _Part:
+    """The first rows of a batch."""
+
+    def __init__(self, batch: Batch, rows: int) -> None:
+        self.sample_ids, self.num_targets = batch.sample_ids[:rows], batch.num_targets
+        self._arrays = {name: None if a is None else a[:rows] for name, a in batch.arrays().items()}
+
+    def arrays(self) -> dict[str, NDArray[Any] | None]:
+        return self._arrays
+
+
+def loss_of(model: nn.Module, choice: Choice, recipe: AnyRecipe) -> Callable[..., torch.Tensor]:
     """The recipe's loss for training, as the choice computes it."""
     return prepare_loss(
         model, choice, label_smoothing=recipe.train.label_smoothing, z_loss=recipe.train.z_loss
     )
 
 
-def num_steps(recipe: Recipe, batches: Batches, step_seconds: float) -> int:
+def num_steps(task: Task, step_seconds: float) -> int:
     """The run's length in updates."""
-    steps = _steps(recipe, batches)
-    return steps if steps is not None else max(1, round((recipe.train.minutes or 0.0) * 60 / step_seconds))
+    steps, minutes = _steps(task), task.recipe.train.minutes or 0.0
+    return steps if steps is not None else max(1, round(minutes * 60 / step_seconds))
 
 
 def start_from(weights: Weights, path: Path) -> str:
@@ -187,10 +182,12 @@ def start_from(weights: Weights, path: Path) -> str:
     )
 
 
-def check_space(run: Run, config: ModelConfig, recipe: Recipe) -> None:
+def check_space(run: Run, task: Task) -> None:
     """Two checkpoints must fit on the disk before the first step is spent."""
-    kind: count.Optimizer = "momentum" if recipe.optimizer.kind == "sgd" else recipe.optimizer.kind
-    need = 2 * (4 * count.parameters(config).total + count.optimizer_bytes(config, kind))
+    asked = task.recipe.optimizer.kind
+    kind: count.Optimizer = "momentum" if asked == "sgd" else asked
+    total = sum(map(prod, task.shapes.values()))
+    need = 2 * (4 * total + count.optimizer_bytes(task.shapes, kind))
     free = free_bytes(run.path)
     if free < need:
         raise RunError(
@@ -199,42 +196,33 @@ def check_space(run: Run, config: ModelConfig, recipe: Recipe) -> None:
         )
 
 
-def plan_run(recipe: Recipe, base: Path) -> dict[str, Any]:
-    """What a run would be, for --dry-run: the text is read and tokenised into the cache, nothing else is written."""
-    prepared = prepare_text(recipe, base, lambda message: None)
-    config = model_config(recipe, prepared)
-    batches = make_batches(recipe, config, prepared)
-    steps = _steps(recipe, batches)
-    tokens = None if steps is None else steps * batches.tokens_per_batch
-    per_token = count.flops_per_token(config, "matmul")
+def plan_run(recipe: AnyRecipe, base: Path) -> dict[str, Any]:
+    """What a run would be, for --dry-run: the data is read and tokenised into the cache, nothing else is written."""
+    task = open_task(recipe, base, lambda message: None)
+    steps = _steps(task)
+    tokens = None if steps is None else steps * task.batches.tokens_per_batch
     return {
         "recipe": recipe.name,
+        "task": recipe.task,
         "device": pick_device(recipe.engine.device),
-        "parameters": count.parameters(config).total,
-        "vocab": config.vocab,
-        "training_tokens": prepared.train.num_tokens,
-        "validation_tokens": prepared.validation.num_tokens,
+        "parameters": sum(map(prod, task.shapes.values())),
+        "vocab": task.config.vocab,
+        "training_tokens": task.training_tokens,
+        "validation_tokens": task.validation_tokens,
         "steps": steps,
         "minutes": recipe.train.minutes,
         "tokens": tokens,
-        "epochs": None if tokens is None else tokens / prepared.train.num_tokens,
-        "flops": None if tokens is None else tokens * per_token,
-        "waste": batches.waste,
-        "warnings": [*prepared.warnings, *batches.warnings],
+        "epochs": None if steps is None else steps * recipe.train.batch / task.batches.num_samples,
+        "flops": None if tokens is None else tokens * task.flops_per_token,
+        "waste": task.batches.waste,
+        "warnings": [*task.warnings, *task.batches.warnings],
     }
 
 
-def make_batches(recipe: Recipe, config: ModelConfig, prepared: Prepared) -> Batches:
-    data = recipe.data
-    return Batches(
-        prepared.train, batch=recipe.train.batch, context=config.context, seed=recipe.train.seed,
-        packing=data.packing, mask_documents=data.mask_documents, weights=data.weights,
-    )  # fmt: skip
-
-
-def _steps(recipe: Recipe, batches: Batches) -> int | None:
+def _steps(task: Task) -> int | None:
     """None when the recipe gives minutes."""
-    train = recipe.train
+    train: TrainConfig = task.recipe.train
+    batches = task.batches
     if train.steps is not None:
         return train.steps
     if train.tokens is not None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from glassformer.errors import GlassformerError
-from glassformer.text.batches import NO_LOSS, Batch
 from glassformer.train.optimizers import set_rates
+from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
 
 Loss = Callable[..., Tensor]
-"""`loss(ids, targets, segments=..., num_targets=...)`: summed over targets, divided by `num_targets`."""
+"""`loss(**arrays, num_targets=...)`: summed over targets, divided by `num_targets`."""
 
 
 class Diverged(GlassformerError):
@@ -49,8 +49,8 @@ def update(
     """
     loss = torch.zeros((), device=device)
     weights.zero_gradients()
-    for ids, targets, segments, num_targets in micro_batches(batch, accumulate, device):
-        part = loss_of(ids, targets, segments=segments, num_targets=num_targets)  # predict, compare
+    for arrays in micro_batches(batch, accumulate, device):
+        part = loss_of(**arrays)  # predict, compare
         part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
         weights.collect()
         loss += part.detach()
@@ -70,14 +70,14 @@ def update(
     return found
 
 
-def micro_batches(
-    batch: Batch, accumulate: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
-    """(ids, targets, segments, targets in the whole batch) of each part of the batch, on the device."""
-    num_targets = torch.tensor(max(1, int((batch.targets != NO_LOSS).sum())), device=device)
-    size = len(batch.ids) // accumulate
-    for start in range(0, len(batch.ids), size):
-        rows = slice(start, start + size)
-        segments = None if batch.segments is None else torch.from_numpy(batch.segments[rows]).to(device)
-        ids, targets = (torch.from_numpy(part[rows]).to(device) for part in (batch.ids, batch.targets))
-        yield ids, targets, segments, num_targets
+def micro_batches(batch: Batch, accumulate: int, device: torch.device) -> Iterator[dict[str, Tensor | None]]:
+    """What the loss takes of each part of the batch, on the device; `num_targets` is that of the whole batch."""
+    num_targets = torch.tensor(max(1, batch.num_targets), device=device)
+    arrays = batch.arrays()
+    size = len(batch.sample_ids) // accumulate
+    for start in range(0, len(batch.sample_ids), size):
+        part = {
+            name: None if array is None else torch.from_numpy(array[start : start + size]).to(device)
+            for name, array in arrays.items()
+        }
+        yield {**part, "num_targets": num_targets}

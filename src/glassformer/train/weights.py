@@ -26,9 +26,9 @@ class Weights:
             self.masters = {name: nn.Parameter(w.detach().float()) for name, w in self.working.items()}
             for weight in self.working.values():
                 weight.data = weight.data.bfloat16()
-        for master in self.masters.values():
-            master.grad = torch.zeros_like(master)
-        self._fresh = True
+        else:
+            for master in self.masters.values():
+                master.grad = torch.zeros_like(master)
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -36,25 +36,27 @@ class Weights:
         return [master.grad for master in self.masters.values() if master.grad is not None]
 
     def zero_gradients(self) -> None:
-        """Forget the last gradient."""
-        if self.mixed:
-            self._fresh = True
-        else:
+        """Forget the last gradient. The masters' is let go of: the next forward pass has its memory."""
+        if not self.mixed:
             torch._foreach_zero_(self.gradients)
+            return
+        for master in self.masters.values():
+            master.grad = None
 
     @torch.no_grad()
     def collect(self) -> None:
         """Add the working weights' gradients, fresh from a backward pass, to the masters'."""
         if not self.mixed:
             return
-        fresh = [weight.grad for weight in self.working.values() if weight.grad is not None]
-        if self._fresh:
-            torch._foreach_copy_(self.gradients, fresh)
-        else:
-            torch._foreach_add_(self.gradients, [gradient.float() for gradient in fresh])
-        for weight in self.working.values():
+        for name, weight in self.working.items():
+            if weight.grad is None:
+                continue
+            master = self.masters[name]
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:
+                master.grad += weight.grad
             weight.grad = None
-        self._fresh = False
 
     @torch.no_grad()
     def refresh(self) -> None:

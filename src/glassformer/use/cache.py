@@ -8,7 +8,7 @@ All of it is taken at once and never grows: what does not fit is an error, not a
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassformer.errors import ModelError
@@ -39,6 +39,10 @@ class Cache:
     @property
     def num_bytes(self) -> int:
         return sum(store.nbytes for store in self._layers)
+
+    def reorder(self, rows: Int[Tensor, " row"]) -> None:
+        """Keep these texts, in this order; one may be taken several times."""
+        self._layers = [store.index_select(1, rows) for store in self._layers]
 
     def extend(self, layer: int, k: New, v: New) -> tuple[All, All]:
         """Keep the new keys and values; all of this layer, the new ones last, as views of the store."""
