@@ -30,18 +30,20 @@ if TYPE_CHECKING:
     from glassformer.train.config import Recipe, load_recipe
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
+    from glassformer.use.bleu import judge_translations
     from glassformer.use.generate import Generation, generate, stream
     from glassformer.use.load import Loaded, load, save_model
     from glassformer.use.pretrained import from_pretrained, save_pretrained
     from glassformer.use.score import Score, score
+    from glassformer.use.translate import Translation, translate
 
     __version__: str
 
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
-    "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup",
-    "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
-    "save_pretrained", "score", "stream", "text_report", "train", "training", "write_report",
+    "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "checkup",
+    "from_pretrained", "generate", "judge_translations", "load", "load_recipe", "look", "save_model",
+    "save_pretrained", "score", "stream", "text_report", "train", "training", "translate", "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -57,6 +59,8 @@ _ROOMS = {
     "use.load": ["Loaded", "load", "save_model"],
     "use.pretrained": ["from_pretrained", "save_pretrained"],
     "use.score": ["Score", "score"],
+    "use.bleu": ["judge_translations"],
+    "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
     "train.config": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],

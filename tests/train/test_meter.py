@@ -9,6 +9,7 @@ import pytest
 
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
+from glassformer.model.shapes import matrices
 from glassformer.train import meter
 from glassformer.train.meter import Meter, joules, matmul_ceiling
 
@@ -37,12 +38,12 @@ def test_before_anything_was_measured_speed_is_nought() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
 def test_the_ceiling_is_a_rate_that_this_machine_can_have(precision: Precision) -> None:
-    found = matmul_ceiling(MODEL, 64, precision, "cpu")
+    found = matmul_ceiling(matrices(MODEL).values(), 64, precision, "cpu")
     assert math.isfinite(found) and 1e6 < found < 1e15
 
 
 def test_a_model_without_blocks_has_a_ceiling_too() -> None:
-    assert matmul_ceiling(MODEL.model_copy(update={"layers": 0}), 64, "fp32", "cpu") > 0
+    assert matmul_ceiling(matrices(MODEL.model_copy(update={"layers": 0})).values(), 64, "fp32", "cpu") > 0
 
 
 def test_joules_are_the_sum_over_processors_and_none_where_the_machine_does_not_tell(

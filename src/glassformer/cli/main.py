@@ -21,6 +21,7 @@ from glassformer.errors import ConfigError, GlassformerError
 _VERBS = {
     "train": "Train a Transformer on text: a recipe, a file or a folder. Without arguments, the demo.",
     "generate": "Let a model go on with a prompt.",
+    "translate": "Translate texts with an encoder-decoder, and measure how well.",
     "score": "Measure how well a model predicts a text.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",

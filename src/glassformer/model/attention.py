@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from glassformer.model.blockwise import causal_attention
 from glassformer.model.config import ModelConfig
+from glassformer.model.dropout import dropout
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, wants
 from glassformer.model.positions import rotate
@@ -120,7 +121,7 @@ class Attention(nn.Module):
             scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         scores = see("scores", scores)
         pattern = see("pattern", scores.softmax(dim=-1)).to(v.dtype)
-        z: Tensor = F.dropout(pattern, self.dropout, self.training) @ v
+        z: Tensor = dropout(pattern, self.dropout, self.training) @ v
         return z
 
     def _share(

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from glassformer.model.attention import Attention, Keys, Mask
 from glassformer.model.config import ModelConfig
+from glassformer.model.dropout import dropout
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, within
@@ -65,5 +65,5 @@ class Block(nn.Module):
         return seen
 
     def _add(self, x: Stream, out: Stream, norm: Norm, see: See) -> Stream:
-        x = x + F.dropout(out, self.dropout, self.training)
+        x = x + dropout(out, self.dropout, self.training)
         return x if self.pre else norm(x, see)

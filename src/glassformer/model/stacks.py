@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glassformer.model.attention import KeyValues
 from glassformer.model.config import ModelConfig
+from glassformer.model.dropout import dropout
 from glassformer.model.feedforward import ACTIVATIONS
 from glassformer.model.loss import linear_cross_entropy
 from glassformer.model.norms import Norm
@@ -96,7 +96,7 @@ class Encoder(Transformer):
                 return self._seen(see, "logits", self.head(self.transformed(x)))
             case "classes":
                 pooled = see("pooled", self.pooled(x, segments))
-                dropped = F.dropout(pooled, self.config.dropout, self.training)
+                dropped = dropout(pooled, self.config.dropout, self.training)
                 return self._seen(see, "class_logits", self.head(dropped))
             case _:
                 if self.config.pooler:
@@ -142,7 +142,7 @@ class Encoder(Transformer):
         if places is not None:
             x = self.transformed(x.gather(1, places[..., None].expand(-1, -1, x.shape[-1])))
         else:
-            x = F.dropout(self.pooled(x, segments), self.config.dropout, self.training)[:, None]
+            x = dropout(self.pooled(x, segments), self.config.dropout, self.training)[:, None]
         return linear_cross_entropy(
             x.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias,
             num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from glassformer.errors import ModelError
 from glassformer.model.attention import Attention, Kernel, Keys, KeyValues, Mask, attention_mask
 from glassformer.model.block import Block
 from glassformer.model.config import ModelConfig
+from glassformer.model.dropout import dropout
 from glassformer.model.init import initialise
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, within
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
             x = x + see("type_embed", self.types(torch.zeros_like(ids) if types is None else types))
         if self.embed_norm is not None:
             x = self.embed_norm(x, within(see, "embed_ln"))
-        return F.dropout(x, self.config.dropout, self.training)
+        return dropout(x, self.config.dropout, self.training)
 
     def _through(
         self,

@@ -131,6 +131,19 @@ def load(path: Path, *, only: Collection[str] | None = None) -> Checkpoint:
     return _read(path, int(named[1]), only, [], 0)
 
 
+def mean(folder: Path, count: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """(the mean of the weights of the `count` newest checkpoints, their steps): Vaswani et al. 2017, section 6.1.
+
+    One is held at a time. A damaged one raises: the mean would be of others than were asked for.
+    """
+    chosen = _steps(folder)[-count:]
+    total: dict[str, torch.Tensor] = {}
+    for _, path in chosen:
+        for name, tensor in load(path, only={"model"}).tensors["model"].items():
+            total[name] = total[name].add_(tensor) if name in total else tensor.double()
+    return {name: (tensor / len(chosen)).float() for name, tensor in total.items()}, [s for s, _ in chosen]
+
+
 def verify(folder: Path) -> list[Finding]:
     """Everything wrong with the checkpoints in `folder`, having read every byte; changes nothing."""
     return [

@@ -32,6 +32,7 @@ MEANING = {
     "attention": "one attention pattern: layer, head, tokens, pattern (rows are queries), keys where these are other "
     "tokens",
     "checkpoint": "one was saved: step, path, seconds, bytes",
+    "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
     "warning": "something to know: message",
     "cost": "what the run took: flops, seconds, tokens, joules where the machine tells",

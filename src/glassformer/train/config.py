@@ -257,6 +257,10 @@ def _find(
         return read_toml(packaged[str(first)]), Path.cwd(), f"The recipe {first}"
     if len(texts) == 1 and first.suffix == ".toml":
         return read_toml(first), first.resolve().parent, f"The recipe {first}"
+    recipe = next((str(text) for text in texts if Path(text).suffix == ".toml"), None)
+    if recipe is not None:
+        others = ", ".join(str(text) for text in texts if str(text) != recipe)
+        raise UsageError(f"The recipe {recipe} stands with {others}.", expected="A recipe alone, or texts.")
     for text in map(str, texts):
         if not Path(text).exists() and not any(letter in text for letter in "*?["):
             raise UsageError(

@@ -149,9 +149,9 @@ class Session:
                     learning_rate=rate * self.recipe.optimizer.learning_rate,
                     tokens=self.meter.tokens, seconds=self.meter.seconds, **self.meter.recent(),
                 )  # fmt: skip
-            if last or done % train.validate_every == 0:
-                yield from self._validate(done, whole=last)
-            if last or done % train.sample_every == 0:
+            if done % train.validate_every == 0 and not last:
+                yield from self._validate(done, whole=False)
+            if done % train.sample_every == 0 and not last:
                 yield from self._sample(done)
             reason = None if last else interrupt.reason
             if last or reason or done % train.checkpoint_every == 0:
@@ -160,7 +160,7 @@ class Session:
                 yield self._log("stopped", reason=reason, **self._summary())
                 raise Stopped(f"Stopped after step {done} of {self.num_steps}: {reason}.",
                               do="Everything is saved; the same command goes on.")  # fmt: skip
-        yield from self._finish(energy)
+        yield from self._finish(done, energy)
 
     def _begin_or_resume(self, init_from: Path | None) -> Generator[Event, None, int]:
         """Yields what happened and returns the number of steps that are done."""
@@ -258,7 +258,14 @@ class Session:
             "checkpoint", step=step, path=path.name, bytes=size, seconds=time.perf_counter() - began
         )
 
-    def _finish(self, energy: float | None) -> Iterator[Event]:
+    def _finish(self, step: int, energy: float | None) -> Iterator[Event]:
+        """After the last checkpoint: the finished model, all that is measured on it, and the report."""
+        if self.recipe.train.average > 1:
+            mean, steps = checkpoints.mean(self.run.checkpoints, self.recipe.train.average)
+            self.weights.load(mean)
+            yield self._log("averaged", step=step, steps=steps)
+        yield from self._validate(step, whole=True)
+        yield from self._sample(step)
         self.weights.settle()
         self.model.eval()
         self.task.save(self.run.model, self.model)

@@ -14,7 +14,7 @@ from glassformer.text.pair_batches import PairBatch, PairBatches, pair_validatio
 from glassformer.text.pairs import prepare_pairs
 from glassformer.train.config import PairRecipe
 from glassformer.train.task import Event, OnTokens, Progress
-from glassformer.use.bleu import bleu, exact_match
+from glassformer.use.bleu import judge_translations
 from glassformer.use.translate import translate
 
 _SAMPLES = 3
@@ -61,9 +61,7 @@ class TranslationTask(OnTokens):
             found.text for found in translate(self.loaded(model), [source for source, _ in pairs], beam=1)
         ]
         wanted = [target for _, target in pairs]
-        found = bleu(written, wanted)
-        scores = {} if found is None else {"bleu": found.score, "bleu_signature": found.signature}
-        return {"exact_match": exact_match(written, wanted), "judged_pairs": len(pairs), **scores}
+        return judge_translations(written, wanted)
 
     def picture(self, model: nn.Module) -> Event | None:
         if not (self.prepared.texts and self.config.layers):

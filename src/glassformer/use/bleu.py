@@ -34,6 +34,15 @@ def bleu(written: Sequence[str], wanted: Sequence[str], *, lowercase: bool = Fal
     return Bleu(float(score), str(metric.get_signature()))
 
 
+def judge_translations(written: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+    """Every score by name: exact matches, and BLEU with its signature, cased and lower-cased, where sacrebleu is."""
+    scores: dict[str, Any] = {"texts": len(wanted), "exact_match": exact_match(written, wanted)}
+    for name, lowercase in (("bleu", False), ("bleu_lowercase", True)):
+        if found := bleu(written, wanted, lowercase=lowercase):
+            scores |= {name: found.score, f"{name}_signature": found.signature}
+    return scores
+
+
 def exact_match(written: Sequence[str], wanted: Sequence[str]) -> float:
     """The part that is just what was wanted."""
     return sum(a == b for a, b in zip(written, wanted, strict=True)) / max(1, len(wanted))

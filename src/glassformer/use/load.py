@@ -237,7 +237,7 @@ def empty(
     problems = absurd(config, tokenizer, len(shapes))
     if not problems:
         with torch.device("meta"):
-            model = build(config)
+            model = build(config, device="meta")
         expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
         problems = compare(expected, shapes)
         if not problems:
