@@ -14,10 +14,12 @@ of an array with three or more axes, (row, height, width) or with channels after
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,12 +121,7 @@ def _read_file(file: Path) -> Source:
         )
     try:
         return _read_npz(file) if kind == ".npz" else _read_arrow(file, kind)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-    ) as error:  # pyarrow's errors are ValueErrors and OSErrors
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:  # pyarrow's are the first two
         reason = getattr(error, "strerror", None) or str(error)
         raise TextError(
             f"{file.name} cannot be read: {reason.rstrip('.')}.",
@@ -178,7 +175,10 @@ def _numpy(column: Any, kind: Any) -> Column:
 
 
 def _read_npz(file: Path) -> Source:
-    with np.load(file, allow_pickle=False) as archive:
+    with file.open("rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name; save it with numpy.savez")
         arrays = {name: archive[name] for name in archive.files}
     lengths = {name: array.shape[0] if array.ndim else None for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():
