@@ -75,11 +75,12 @@ def test_two_steps_solve_xor_when_their_weights_are_given() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_digits_reach_97_percent_on_held_out_rows_in_far_less_than_20_seconds(seed: int) -> None:
+def test_the_digits_reach_97_percent_on_test_rows_in_far_less_than_20_seconds(seed: int) -> None:
+    """The settings of benchmarks/digits.py; the test rows are read once, when training is over."""
     begin = time.perf_counter()
-    data = prepare_table(TableConfig(), "classes", base=Path())
-    config = NetworkConfig(inputs=data.num_inputs, outputs=data.num_outputs, hidden=(128,))
-    network, steps = Network(config, seed=seed), 1000
+    data = prepare_table(TableConfig(test=0.2), "classes", base=Path())
+    config = NetworkConfig(inputs=data.num_inputs, outputs=data.num_outputs, hidden=(256,), dropout=0.3)
+    network, steps = Network(config, seed=seed), 1500
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batches = TableBatches(data, batch=64, seed=seed)
@@ -90,7 +91,7 @@ def test_the_digits_reach_97_percent_on_held_out_rows_in_far_less_than_20_second
         optimizer.step()
         schedule.step()
     seconds = time.perf_counter() - begin
-    said = network(torch.from_numpy(data.validation.inputs)).argmax(-1).numpy()
-    right = (said == data.validation.targets).mean()
-    print(f"\nseed {seed}: {right:.2%} of {len(said)} held-out digits in {seconds:.1f} s")
-    assert right >= 0.97 and seconds < 20
+    said = network.eval()(torch.from_numpy(data.test.inputs)).argmax(-1).numpy()
+    right = (said == data.test.targets).mean()
+    assert right >= 0.97, f"{right:.2%} of {len(said)}"
+    assert seconds < 20

@@ -131,6 +131,21 @@ def test_yes_and_no_answers_have_the_temperature_of_their_two_class_softmax() ->
     assert scaled([800.0, -800.0], 1.0, yes_or_no=True).tolist() == [1.0, 0.0]
 
 
+def test_a_temperature_that_chance_explains_or_that_hangs_on_few_rows_is_said() -> None:
+    """Of temperatures fitted where 1 is true, about one in twenty seems to matter; where 2 is true, all do."""
+    found = [fit_temperature(*made_up(400, 5, 1.0, seed)).matters for seed in range(200)]
+    assert 1 <= sum(found) <= 22
+    assert all(fit_temperature(*made_up(400, 5, 2.0, seed)).matters for seed in range(20))
+    scores, targets = made_up(400, 5, 1.0, 3)
+    assert "no better than 1" in fit_temperature(scores, targets).warnings[0]
+    keep = np.argsort(scores.argmax(axis=1) == targets, kind="stable")[-300:]
+    wrong = int((scores.argmax(axis=1) != targets)[keep].sum())
+    few = np.concatenate([keep[wrong:], np.flatnonzero(scores.argmax(axis=1) != targets)[:4]])
+    result = fit_temperature(scores[few], targets[few])
+    assert result.num_wrong == 4 and result.warnings[0].startswith(f"Only 4 of {len(few)} rows are wrong")
+    assert fit_temperature(*made_up(2000, 5, 2.0)).warnings == ()
+
+
 def test_scores_of_any_size_are_fitted_without_overflow() -> None:
     scores, targets = made_up(400, 4, 1.0)
     found = fit_temperature(scores * 500 + 1e6, targets)

@@ -38,6 +38,8 @@ Floats = NDArray[np.float64]
 Binning = Literal["width", "rows"]
 
 _Z = 1.959963984540054  # the normal distribution's 97.5% point
+_WILKS = 3.841458820694124  # chi-squared with one degree of freedom, 95% point
+_FEW_WRONG = 10
 _MOST_STEPS = 200
 _DRAWS_AT_ONCE = 2**22
 _HOTTEST = 1e4
@@ -164,6 +166,30 @@ class Temperature:
     loss: float
     """The same with `value`."""
     num_rows: int
+    num_wrong: int
+    """Of them: how often being wrong is what the temperature is learnt from."""
+
+    @property
+    def matters(self) -> bool:
+        """Whether the loss falls by more than chance would let it with T = 1, once in 20 times: twice the
+        difference of the summed losses is above 3.84 (Wilks 1938)."""
+        return 2 * self.num_rows * (self.loss_before - self.loss) > _WILKS
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why it may be better not to use it."""
+        found = []
+        if self.num_wrong < _FEW_WRONG:
+            found.append(
+                f"Only {self.num_wrong} of {self.num_rows:,} rows are wrong: the temperature hangs on them. "
+                "Hold out more rows before using it."
+            )
+        if not self.matters:
+            found.append(
+                f"The temperature {self.value:.2f} +- {self.standard_error:.2f} is no better than 1 by more than "
+                "chance: the probabilities may be left as they are."
+            )
+        return tuple(found)
 
 
 def fit_temperature(scores: ArrayLike, targets: ArrayLike) -> Temperature:
@@ -189,7 +215,8 @@ def fit_temperature(scores: ArrayLike, targets: ArrayLike) -> Temperature:
     b = _minimise(at)
     loss, _, curvature = at(b)
     error_of_b = 1 / math.sqrt(len(s) * curvature) if curvature > 0 else math.inf
-    return Temperature(1 / b, error_of_b / b**2, at(1.0)[0], loss, len(s))
+    wrong = int((s.argmax(axis=1) != y).sum())
+    return Temperature(1 / b, error_of_b / b**2, at(1.0)[0], loss, len(s), wrong)
 
 
 def scaled(scores: ArrayLike, temperature: float, *, yes_or_no: bool = False) -> Floats:
