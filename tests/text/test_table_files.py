@@ -66,6 +66,13 @@ def test_several_files_and_globs_lie_one_below_the_other(tmp_path: Path) -> None
         read(tmp_path, "b.csv", "d.csv")
 
 
+def test_numbers_kept_as_text_are_refused_as_features_when_they_are_many(tmp_path: Path) -> None:
+    table = pa.table({"code": [str(n) for n in range(50)], "kind": ["a", "b"] * 25})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(TextError, match="'code' is text with 50 different values, such as '0' in row 1"):
+        prepare_table(TableConfig(paths=("rows.parquet",), target=("kind",)), "classes", base=tmp_path)
+
+
 def test_arrays_x_and_y_are_inputs_and_target(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", x=np.arange(8.0).reshape(4, 2), y=np.array([0, 1, 1, 0]))
     data = prepare_table(TableConfig(paths=("rows.npz",), validation=0), "classes", base=tmp_path)
@@ -127,6 +134,7 @@ def test_images_of_another_size_or_kind_are_refused_by_name(tmp_path: Path) -> N
     [
         ("rows.csv", b"a,a\n1,2\n", "several columns called a"),
         ("rows.csv", b"a,b\n1\n", "rows.csv cannot be read"),
+        ("rows.csv", b"a,b\n1,caf\xe9\n", "column 'b' is not UTF-8 text"),
         ("rows.csv", b"", "rows.csv cannot be read"),
         ("rows.parquet", b"PAR1 and no more", "rows.parquet cannot be read"),
         ("rows.npz", b"PK\x03\x04 and no more", "rows.npz cannot be read"),
@@ -137,6 +145,13 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TextError, match=words):
         read(tmp_path, name)
+
+
+def test_a_fraction_after_a_megabyte_of_whole_numbers_is_still_a_number(tmp_path: Path) -> None:
+    values = [str(n) for n in range(300_000)]
+    (tmp_path / "rows.csv").write_text("\n".join(["size", *values, "1.5"]))
+    assert (tmp_path / "rows.csv").stat().st_size > 1.5 * 2**20
+    assert read(tmp_path, "rows.csv").columns["size"].tolist() == [*range(300_000), 1.5]
 
 
 def test_arrays_that_are_no_rows_are_refused_and_pickles_never_read(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_rows_that_do_not_fit_the_columns_are_refused_by_name(tmp_path: Path) ->
         ({"age": [1.0]}, "no column 'colour'"),
         ({"age": [1.0, 2.0], "colour": ["red"]}, "Equally many"),
         ([{"age": "old", "colour": "red"}], "holds 'old' in row 1"),
+        ([{"age": [1], "colour": "red"}], r"holds \[1\] in row 1"),
     ):
         with pytest.raises(TextError, match=words):
             predict(model, rows)

@@ -26,6 +26,7 @@ from glassformer.text.table_config import Targets
 
 ONE_HOT_AT_MOST = 32
 """Different values of a text column that are still categories."""
+NUMBERS = (int, float, np.number, np.bool_)
 Floats = NDArray[np.float64]
 
 
@@ -128,7 +129,8 @@ def find_categories(
             )
         values = sorted(set(present))
         if len(values) > ONE_HOT_AT_MOST:
-            row = next(row for row, value in enumerate(column.tolist()) if value and not _is_number(value))
+            words = (row for row, value in enumerate(column.tolist()) if value and not _is_number(value))
+            row = next(words, 0)
             raise TextError(
                 f"Column '{name}' is text with {len(values):,} different values, such as {column[row]!r} in row "
                 f"{row + 1}.",
@@ -175,14 +177,15 @@ def raw_inputs(
 
 def as_numbers(name: str, column: NDArray[Any]) -> Floats:
     """A column of numbers as float64; text is refused with the first value that is none."""
-    if column.dtype != object:
-        return column.astype(np.float64)
-    row, value = next(
-        (row, value) for row, value in enumerate(column.tolist()) if not isinstance(value, (int, float))
-    )
-    raise TextError(
-        f"Column '{name}' holds {value!r} in row {row + 1}, which is not a number.", expected="Numbers."
-    )
+    if column.dtype == object:
+        for row, value in enumerate(column.tolist()):
+            if not isinstance(value, NUMBERS):
+                raise TextError(
+                    f"Column '{name}' holds {value!r} in row {row + 1}, which is not a number.",
+                    expected="Numbers.",
+                    do="Mend the value, or leave the column out.",
+                )
+    return column.astype(np.float64)
 
 
 def refuse_missing(columns: Mapping[str, NDArray[Any]]) -> None:

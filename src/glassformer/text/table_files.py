@@ -137,9 +137,11 @@ def _read_arrow(file: Path, kind: str) -> Source:
     if kind == ".parquet":
         table = parquet.read_table(file)
     else:
+        # Types are inferred from the first block; in one block, 1.5 after a million whole numbers is no surprise.
+        size = min(file.stat().st_size + 1, 2**31 - 1)
         table = csv.read_csv(
             file,
-            read_options=csv.ReadOptions(use_threads=False),
+            read_options=csv.ReadOptions(use_threads=False, block_size=size),
             parse_options=csv.ParseOptions(
                 delimiter="\t" if kind == ".tsv" else ",", newlines_in_values=True
             ),
@@ -156,6 +158,8 @@ def _read_arrow(file: Path, kind: str) -> Source:
         column, kind_of = column.combine_chunks(), column.type
         if pyarrow.types.is_dictionary(kind_of):
             column, kind_of = column.cast(kind_of.value_type), kind_of.value_type
+        if pyarrow.types.is_binary(kind_of):
+            raise ValueError(f"column '{name}' is not UTF-8 text; convert it with iconv -t UTF-8")
         columns[name] = _numpy(column, kind_of)
     return Source(columns, [(file.name, table.num_rows)])
 

@@ -25,7 +25,7 @@ from glassformer.model.mlp import Network
 from glassformer.model.network import NetworkConfig, parameters, shapes
 from glassformer.run import exports
 from glassformer.run.tensors import read_tensors
-from glassformer.text.columns import Columns
+from glassformer.text.columns import NUMBERS, Columns
 from glassformer.text.table_files import objects, read_sources
 from glassformer.text.tables import Table
 from glassformer.units import show_count
@@ -199,9 +199,9 @@ def _columns(model: Predictor, rows: Rows, base: Path | None) -> Mapping[str, ND
 
 
 def _column(values: list[Any]) -> NDArray[Any]:
-    if any(isinstance(value, str) for value in values):
-        return objects(values)
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+    if all(value is None or isinstance(value, NUMBERS) for value in values):
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return objects(values)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
