@@ -179,6 +179,24 @@ def test_label_smoothing_moves_the_best_score_to_a_finite_place() -> None:
     assert found == pytest.approx(F.cross_entropy(network.scores(x), targets, label_smoothing=0.2).item())
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_a_loss_of_bfloat16_weights_is_summed_in_float32(head: str) -> None:
+    network, x, targets = problem(small(head=head))
+    found = network.bfloat16().loss(inputs=x.bfloat16(), targets=targets)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(
+        network.float().loss(inputs=x.float(), targets=targets).item(), rel=0.02
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of what its compiler loads
+def test_the_loss_compiles_whole() -> None:
+    network, x, targets = problem(small())
+    compiled = torch.compile(network.loss, fullgraph=True, backend="aot_eager")
+    given = {"inputs": x, "targets": targets, "num_targets": torch.tensor(6)}
+    assert compiled(**given).item() == pytest.approx(network.loss(**given).item(), abs=1e-14)
+
+
 def test_a_class_of_minus_100_carries_no_loss() -> None:
     network, x, targets = problem(small(), rows=4)
     padded = torch.cat([targets, torch.tensor([-100, -100])])

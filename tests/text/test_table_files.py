@@ -89,11 +89,8 @@ def test_an_array_of_images_keeps_its_shape(tmp_path: Path) -> None:
     assert np.array_equal(data.train.inputs.reshape(x.shape), x)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".pgm"])
-@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 3)])
+@pytest.mark.parametrize(("suffix", "shape"), [(".png", (3, 5)), (".png", (3, 5, 3)), (".pgm", (3, 5))])
 def test_a_folder_of_images_is_a_row_for_each(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
-    if len(shape) == 3 and suffix == ".pgm":
-        pytest.skip("PGM is grey")
     rng = np.random.default_rng(0)
     pictures = {name: rng.integers(0, 256, shape, np.uint8) for name in ("bee/1", "bee/2", "ant/1")}
     for name, pixels in pictures.items():

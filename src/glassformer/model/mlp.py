@@ -115,6 +115,8 @@ class Network(nn.Module):
                 f"The targets have shape {list(targets.shape)}.",
                 expected=f"Expected {list(scores.shape)}: a number for each output of each row.",
             )
+        if scores.dtype != torch.float64:
+            scores = scores.float()  # sums are kept in float32, whatever the weights are
         targets = targets.to(scores.dtype)
         if self.config.head == "number":
             total = F.mse_loss(scores, targets, reduction="sum")
