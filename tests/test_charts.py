@@ -24,6 +24,11 @@ ROWS = [
 CELLS = [
     {"query": q, "key": k, "weight": 1 / (q + 1) if k <= q else None} for q in range(4) for k in range(4)
 ]
+BINS = [
+    {"confidence": c, "accuracy": c**2, "accuracy_low": c**3, "accuracy_high": c, "rows": 9, "model": name}
+    for c in (0.3, 0.8, 0.95)
+    for name in ("before", "after")
+]
 SPECS = {
     "line": charts.line(ROWS, "step", "loss", series="curve", title="Loss", y_title="loss (nats per token)"),
     "log": charts.line(ROWS[2:], "step", "loss", log_x=True, log_y=True),
@@ -35,6 +40,8 @@ SPECS = {
     "layers": charts.layers(
         charts.line(ROWS, "step", "loss", faint=True, y_title="loss"), charts.line(ROWS, "step", "loss")
     ),
+    "reliability": charts.reliability(BINS[::2], title="Digits"),
+    "two reliabilities": charts.reliability(BINS, series="model"),
     "empty": charts.line([], "step", "loss"),
 }
 
@@ -58,6 +65,16 @@ def test_layers_share_titles_and_look() -> None:
     spec = charts.layers(charts.line(ROWS, "step", "loss", y_title="nats"), charts.line(ROWS, "step", "loss"))
     assert [one["encoding"]["y"]["title"] for one in spec["layer"]] == ["nats", "nats"]
     assert {"config", "width", "height"} <= spec.keys()
+
+
+def test_a_reliability_diagram_has_its_diagonal_intervals_points_and_counts() -> None:
+    spec = charts.reliability(BINS[::2], title="Digits")
+    diagonal, intervals, points, counts = spec["layer"]
+    assert diagonal["data"]["values"] == [{"confidence": e, "accuracy": e} for e in (0.0, 1.0)]
+    ends = [intervals["encoding"][axis]["field"] for axis in ("y", "y2")]
+    assert ends == ["accuracy_low", "accuracy_high"] and points["encoding"]["y"]["field"] == "accuracy"
+    assert counts["encoding"]["text"]["field"] == "rows" and spec["title"] == "Digits"
+    assert all(one["encoding"]["x"]["scale"]["domain"] == [0, 1] for one in spec["layer"])
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,31 @@ def heatmap(
     return _chart(rows, (x, y, value), {"type": "rect"}, encoding, title, (size, size))
 
 
+def reliability(rows: Rows, *, series: str | None = None, title: str | None = None, size: int = 380) -> Spec:
+    """A reliability diagram of `Calibration.rows()`: accuracy against confidence, with each bin's 95% interval
+    and the diagonal on which a model means what it says. One model shows the rows in each bin; several `series`,
+    such as before and after temperature scaling, are told apart by colour."""
+    diagonal = [{"confidence": end, "accuracy": end} for end in (0.0, 1.0)]
+    scale = {"scale": {"domain": [0, 1], "nice": False}}
+    x = _quantity("confidence", "confidence: the probability of what it says", False, zero=False) | scale
+    y = _quantity("accuracy", "accuracy: how often it is right", False, zero=False) | scale
+    at, colour = {"x": x, "y": y}, _colour(series, rows)
+    fields = ("confidence", "accuracy", "accuracy_low", "accuracy_high", "rows", series)
+    between = {**at, "y": y | {"field": "accuracy_low"}, "y2": {"field": "accuracy_high"}, **colour}
+    dashed: Spec = {"type": "line", "strokeDash": [4, 4], "strokeWidth": 1.5}
+    point: Spec = {"type": "point", "filled": True, "opacity": 1, "size": 60}
+    text: Spec = {"type": "text", "align": "left", "dx": 8, "fontSize": 12}
+    drawn = [
+        _chart(diagonal, fields[:2], dashed, {**at, "color": {"value": _QUIET}}, title, (size, size)),
+        _chart(rows, fields, {"type": "rule", "strokeWidth": 1.5}, between, None, (size, size)),
+        _chart(rows, fields, point, {**at, **colour}, None, (size, size)),
+    ]
+    if series is None:
+        counts = {**at, "text": {"field": "rows"}, "color": {"value": _QUIET}}
+        drawn.append(_chart(rows, fields, text, counts, None, (size, size)))
+    return layers(*drawn)
+
+
 def layers(*specs: Spec) -> Spec:
     """Charts drawn over each other on the same axes; the title, size and look are those of the first."""
     drawn = ("data", "mark", "encoding")

@@ -13,7 +13,7 @@ def test_the_share_that_is_dropped_is_p_and_the_mean_stays(p: float) -> None:
     y = dropout(torch.ones(1_000_003), p, True)
     assert (y == 0).double().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / 1e6) ** 0.5)
     kept = y[y != 0]
-    assert (kept == kept[0]).all() and kept[0].item() == pytest.approx(1 / (1 - p), rel=2**-14)
+    assert (kept == kept[0]).all() and kept[0].item() == pytest.approx(1 / (1 - p), rel=1e-4)
     neighbours = ((y[:-1] == 0) & (y[1:] == 0)).double().mean().item()
     assert neighbours == pytest.approx(p * p, abs=0.002)  # four entries share a draw, and are independent
 

@@ -1,0 +1,220 @@
+"""A trained plain network in use: rows in, answers out, with the folder it is kept in.
+
+    config.json   model.safetensors   columns.json   manifest.json
+
+`columns.json` holds what turns a row into inputs and outputs into answers: feature names, means and deviations,
+class names, and the temperature of `calibrate.py`. The folder is sealed like every model folder: loading
+verifies the SHA-256 of every file and compares names and shapes before any memory is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from glassformer import configs
+from glassformer.errors import CheckpointError, ModelError, UsageError
+from glassformer.model.mlp import Network
+from glassformer.model.network import NetworkConfig, parameters, shapes
+from glassformer.run import exports
+from glassformer.run.tensors import read_tensors
+from glassformer.text.columns import NUMBERS, Columns
+from glassformer.text.table_files import objects, read_sources
+from glassformer.text.tables import Table
+from glassformer.units import show_count
+from glassformer.use.calibrate import Calibration, Temperature, calibration, fit_temperature, scaled
+from glassformer.use.load import CONFIG, WEIGHTS, compare, misfit
+
+COLUMNS = "columns.json"
+MODEL_TYPE = "glassformer-network"
+HEADS = {"classes": "distribution", "numbers": "number", "marks": "scores"}
+"""The head for each kind of target."""
+
+Rows = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | NDArray[Any]
+"""A file as in data.paths, columns by name, rows by name, or numbers (row, feature) in the features' order."""
+
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Predictor:
+    """A network in evaluation mode and the columns it was trained on."""
+
+    network: Network
+    columns: Columns
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(self.columns.outputs[:5]) + (", ..." if len(self.columns.outputs) > 5 else "")
+        return f"Predictor({show_count(parameters(self.network.config))} parameters, {self.columns.kind}: {outputs})"
+
+
+def predictor(network: Network, columns: Columns, *, path: Path | None = None) -> Predictor:
+    """The network, frozen, with its columns, once they are known to fit."""
+    expected = (len(columns.input_names), len(columns.outputs), HEADS[columns.kind])
+    config = network.config
+    if (config.inputs, config.outputs, config.head) != expected:
+        raise ModelError(
+            f"The network has {config.inputs} inputs, {config.outputs} outputs and head '{config.head}'.",
+            expected="Its columns need {} inputs, {} outputs and head '{}'.".format(*expected),
+            do="Check that weights, config and columns belong together.",
+        )
+    return Predictor(network.eval().requires_grad_(False), columns, path)
+
+
+def predict(model: Predictor, rows: Rows, *, base: Path | None = None) -> list[dict[str, Any]]:
+    """One answer for each row.
+
+    classes   {"class": "7", "probability": 0.98, "probabilities": {"0": 0.001, ...}}
+    numbers   {"price": 12.5}
+    marks     {"funny": 0.9, "sad": 0.2}, the probability of yes
+    """
+    outputs = _answer(model, scores(model, model.columns.encode(_columns(model, rows, base))))
+    names = model.columns.outputs
+    if model.columns.kind != "classes":
+        return [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
+    return [
+        {
+            "class": names[int(row.argmax())],
+            "probability": float(row.max()),
+            "probabilities": dict(zip(names, row.tolist(), strict=True)),
+        }
+        for row in outputs
+    ]
+
+
+@torch.inference_mode()
+def scores(model: Predictor, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(row, output) scores for standardised inputs, such as a part of a prepared table."""
+    device = model.network.head.weight.device
+    parts = [
+        model.network.scores(torch.from_numpy(inputs[first : first + _ROWS_AT_ONCE]).to(device))
+        .double()
+        .cpu()
+        for first in range(0, len(inputs), _ROWS_AT_ONCE)
+    ]
+    found: NDArray[np.float64] = (
+        torch.cat(parts).numpy() if parts else np.empty((0, len(model.columns.outputs)))
+    )
+    return found
+
+
+def measure_calibration(model: Predictor, part: Table, *, bins: int = 10) -> Calibration:
+    """How well the model's probabilities agree with what happens in a part of a table."""
+    _refuse_numbers(model)
+    return calibration(_answer(model, scores(model, part.inputs)), part.targets, bins=bins)
+
+
+def calibrate(model: Predictor, part: Table) -> tuple[Predictor, Temperature]:
+    """The model with its temperature fitted on a part that it was not trained on."""
+    _refuse_numbers(model)
+    found = fit_temperature(scores(model, part.inputs), part.targets)
+    columns = model.columns.model_copy(update={"temperature": found.value})
+    return replace(model, columns=columns), found
+
+
+def save_network(folder: Path, network: Network, columns: Columns) -> Path:
+    """Write a model folder, in one step, from which `load_network` gives the same weights to the bit."""
+    config = {"model_type": MODEL_TYPE, "architectures": [type(network).__name__]}
+    files = {
+        CONFIG: {**config, **network.config.model_dump(mode="json")},
+        COLUMNS: columns.model_dump(mode="json"),
+    }
+    others = {
+        name: json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+        for name, value in files.items()
+    }
+    return exports.save_files(folder, {"model": dict(network.named_parameters())}, others)
+
+
+def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+    """The network of a folder that `save_network` wrote, or of a run that holds one in `model/`."""
+    folder = Path(path).expanduser()
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    if missing := [name for name in (CONFIG, WEIGHTS, COLUMNS) if not (folder / name).is_file()]:
+        raise ModelError(
+            f"{folder} lacks {', '.join(missing)}.",
+            expected=f"Expected a folder with {CONFIG}, {WEIGHTS} and {COLUMNS}.",
+        )
+    if damage := [str(found) for found in exports.verify_model(folder)]:
+        raise CheckpointError(
+            "The model is not what was written:\n" + "\n".join(f"  - {found}" for found in damage),
+            do="\nPut back a copy of the folder, or export it again from its run.",
+        )
+    fields = _read_json(folder / CONFIG)
+    if (kind := fields.pop("model_type", None)) != MODEL_TYPE:
+        raise ModelError(
+            f"{folder / CONFIG} describes a model of type {kind!r}.",
+            expected=f"Expected model_type '{MODEL_TYPE}', a plain network.",
+            do="Load other models with glassformer.load.",
+        )
+    fields.pop("architectures", None)
+    config = configs.build(NetworkConfig, fields, origin=str(folder / CONFIG))
+    columns = configs.build(Columns, _read_json(folder / COLUMNS), origin=str(folder / COLUMNS))
+    tensors = read_tensors(folder / WEIGHTS)
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if problems := compare(shapes(config), found):
+        raise misfit(str(folder / WEIGHTS), problems)
+    with torch.device("meta"):
+        network = Network(config)
+    network.load_state_dict(tensors, assign=True)
+    return predictor(network.to(device), columns, path=Path(path))
+
+
+def _answer(model: Predictor, found: NDArray[np.float64]) -> NDArray[np.float64]:
+    columns = model.columns
+    if columns.kind == "numbers":
+        return columns.numbers(found)
+    return scaled(found, columns.temperature, yes_or_no=columns.kind == "marks")
+
+
+def _columns(model: Predictor, rows: Rows, base: Path | None) -> Mapping[str, NDArray[Any]]:
+    """The rows as named columns, whatever they were given as."""
+    features = model.columns.features
+    if isinstance(rows, str | Path):
+        return read_sources((str(rows),), base or Path.cwd()).columns
+    if isinstance(rows, Mapping):
+        return {name: _column(list(values)) for name, values in rows.items()}
+    if isinstance(rows, np.ndarray):
+        shape = model.columns.shape
+        if shape is not None and rows.shape[1:] == shape:
+            rows = rows.reshape(len(rows), -1)
+        if rows.ndim != 2 or rows.shape[1] != len(features):
+            raise UsageError(
+                f"The rows have shape {list(rows.shape)}.",
+                expected=f"Expected [rows, {len(features)}], the columns {', '.join(features[:5])} ...",
+            )
+        return dict(zip(features, rows.T, strict=True))
+    found: dict[str, NDArray[Any]] = {}
+    for name in features:
+        found[name] = _column([row.get(name) for row in rows])
+    return found
+
+
+def _column(values: list[Any]) -> NDArray[Any]:
+    if all(value is None or isinstance(value, NUMBERS) for value in values):
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return objects(values)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_bytes())
+        return dict(fields)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{file} is not a JSON object: {error}.", do="Put back a copy.") from None
+
+
+def _refuse_numbers(model: Predictor) -> None:
+    if model.columns.kind == "numbers":
+        raise UsageError(
+            "This network predicts numbers, which come without probabilities.",
+            expected="A classifier, or a network with head 'scores'.",
+        )
