@@ -70,7 +70,7 @@ def test_a_faulty_pair_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "b.en").write_text("a\n")
     with pytest.raises(TextError, match=r"b.de has 2 lines, b.en has 1"):
         list(read_pairs(PairConfig(paths=("b.de", "b.en")), ("b.de", "b.en"), tmp_path))
-    with pytest.raises(ConfigError, match="names one file, b.de, which holds one side"):
+    with pytest.raises(ConfigError, match=r"names one file, b.de, which holds one side"):
         build(PairConfig, {"paths": ["b.de"]}, origin="The recipe")
 
 

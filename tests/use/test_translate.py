@@ -94,12 +94,12 @@ def test_a_text_that_the_model_does_not_end_is_ended_and_says_so() -> None:
 
 def test_what_cannot_be_translated_is_refused() -> None:
     loaded = made(0)
-    with pytest.raises(UsageError, match="13 tokens.*At most 12"):
+    with pytest.raises(UsageError, match=r"13 tokens.*At most 12"):
         translate(loaded, "abcdabcdabcd")
     with pytest.raises(UsageError, match="beam is 0"):
         translate(loaded, "a", beam=0)
     decoder = made(0, kind="decoder")
-    with pytest.raises(ModelError, match="kind 'decoder'.*encoder-decoder"):
+    with pytest.raises(ModelError, match=r"kind 'decoder'.*encoder-decoder"):
         translate(decoder, "a")
 
 

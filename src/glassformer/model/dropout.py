@@ -24,7 +24,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return F.dropout(x, p, training)
     dropped = round(p * _STEPS)
     keep = _bits(x.shape) >= dropped - _STEPS // 2
-    return x * keep * (_STEPS / (_STEPS - dropped))
+    y: Tensor = x * keep * (_STEPS / (_STEPS - dropped))
+    return y
 
 
 @torch.library.custom_op("glassformer::bits", mutates_args=(), schema="(SymInt[] shape) -> Tensor")
