@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
     from glassformer.use.generate import Generation, generate, stream
+    from glassformer.use.gguf import save_gguf
     from glassformer.use.load import Loaded, load, save_model
     from glassformer.use.pretrained import from_pretrained, save_pretrained
     from glassformer.use.score import Score, score
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
     "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup",
-    "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
+    "from_pretrained", "generate", "load", "load_recipe", "look", "save_gguf", "save_model",
     "save_pretrained", "score", "stream", "text_report", "train", "training", "write_report",
 ]  # fmt: skip
 
@@ -54,6 +55,7 @@ _ROOMS = {
     "run.folder": ["Run"],
     "run.report": ["write_report"],
     "use.generate": ["Generation", "generate", "stream"],
+    "use.gguf": ["save_gguf"],
     "use.load": ["Loaded", "load", "save_model"],
     "use.pretrained": ["from_pretrained", "save_pretrained"],
     "use.score": ["Score", "score"],

@@ -80,7 +80,7 @@ class Loaded:
 
 
 def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu") -> Loaded:
-    """The model of a run, of a folder that `save_model` wrote, or of one of Hugging Face's (`from_pretrained`).
+    """The model of a run, of a folder that `save_model` wrote or of Hugging Face's layout, or of a `.gguf` file.
 
     `bf16` halves the bytes of the weights, on which the speed of writing hangs; its results differ from those
     of `fp32` in the third digit.
@@ -88,6 +88,10 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
     if precision not in get_args(Precision):
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     path = Path(path).expanduser()
+    if is_gguf(path):
+        from glassformer.use.gguf import open_gguf  # which is built on this room
+
+        return open_gguf(path, precision=precision, device=device)
     if not (path / RECIPE).exists():
         if _is_foreign(path):
             from glassformer.use.pretrained import from_pretrained  # which is built on this room
@@ -165,6 +169,11 @@ def _is_foreign(folder: Path) -> bool:
         return bool(json.loads((folder / CONFIG).read_bytes())["model_type"] != "glassformer")
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether it is to be opened as one GGUF file."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def check_files(folder: Path, weights: str = WEIGHTS) -> None:

@@ -43,6 +43,7 @@ from glassformer.use.load import (
     compare,
     empty,
     fill,
+    is_gguf,
     load,
     misfit,
 )
@@ -53,10 +54,13 @@ INDEX = f"{WEIGHTS}.index.json"
 def from_pretrained(
     path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu"
 ) -> Loaded:
-    """The model of a folder in Hugging Face's layout: GPT-2, Llama, Mistral, Qwen2, Qwen3, GPT-NeoX."""
+    """The model of a folder in Hugging Face's layout, or of a `.gguf` file: GPT-2, Llama, Mistral, Qwen2, Qwen3,
+    Arcee, GPT-NeoX."""
     if precision not in get_args(Precision):
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     folder = Path(path).expanduser()
+    if is_gguf(folder):
+        return load(folder, precision=precision, device=device)
     single = (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file()
     check_files(folder, WEIGHTS if single else INDEX)
     fields = _json(folder / CONFIG)
