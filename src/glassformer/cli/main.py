@@ -22,6 +22,7 @@ _VERBS = {
     "train": "Train a Transformer on text: a recipe, a file or a folder. Without arguments, the demo.",
     "generate": "Let a model go on with a prompt.",
     "score": "Measure how well a model predicts a text.",
+    "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
     "bench": "Measure this machine, and training on it.",

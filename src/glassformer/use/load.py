@@ -105,6 +105,7 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
 
 def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> Path:
     """Write a model folder, in one step, from which `load` gives the same weights to the bit."""
+    check_replaceable(folder)
     about = {"model_type": "glassformer", "architectures": [type(model).__name__]}
     config = {**about, **model.config.model_dump(mode="json")}
     with tempfile.TemporaryDirectory() as beside:
@@ -113,6 +114,18 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> Path:
     return exports.save_model(
         folder, config=config, tensors=dict(model.named_parameters()), tokenizer=content
     )
+
+
+def check_replaceable(folder: Path) -> None:
+    """A folder is replaced as a whole: only a new or empty one, or one that holds a model."""
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
+    ):
+        raise UsageError(
+            f"{folder} exists and is no model folder.",
+            expected="It would be replaced as a whole.",
+            do="Give a new folder, or one that holds a model.",
+        )
 
 
 def weights_digest(model: nn.Module) -> str:

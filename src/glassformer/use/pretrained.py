@@ -40,6 +40,7 @@ from glassformer.use.load import (
     Precision,
     absurd,
     check_files,
+    check_replaceable,
     compare,
     empty,
     fill,
@@ -103,13 +104,7 @@ def save_pretrained(
         source if isinstance(source, Loaded) else load(source.path if isinstance(source, Run) else source)
     )
     folder = Path(path).expanduser()
-    if folder.exists() and not (
-        folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
-    ):
-        raise UsageError(
-            f"{folder} exists and is no model folder.", expected="It would be replaced as a whole.",
-            do="Give a new folder, or one that holds a model.",
-        )  # fmt: skip
+    check_replaceable(folder)
     family, config = hub.write_config(loaded.config)
     config["dtype"] = str(loaded.dtype).removeprefix("torch.")
     config |= {"bos_token_id": None, "eos_token_id": loaded.tokenizer.end_of_text}

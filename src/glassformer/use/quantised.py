@@ -110,7 +110,7 @@ def _from_f32(blocks: Bytes) -> Floats:
 
 
 def _from_bf16(blocks: Bytes) -> Floats:
-    wide = np.ascontiguousarray(blocks).view("<u2").astype(np.uint32) << 16
+    wide: NDArray[np.uint32] = np.ascontiguousarray(blocks).view("<u2").astype(np.uint32) << 16
     return wide.view(np.float32)
 
 
@@ -133,7 +133,8 @@ def _from_q4_k(blocks: Bytes) -> Floats:
     six = np.concatenate([low, high], axis=2)  # (blocks, s or t, sub-block)
     scale, shift = _half(blocks, 0) * six[:, 0], _half(blocks, 2) * six[:, 1]
     q = _nibbles(blocks[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    return (scale[..., None] * q - shift[..., None]).reshape(-1, 256)
+    found: Floats = scale[..., None] * q - shift[..., None]
+    return found.reshape(-1, 256)
 
 
 def _from_q6_k(blocks: Bytes) -> Floats:
@@ -154,7 +155,7 @@ def _to_bf16(blocks: Floats) -> Bytes:
 
 def _to_q8_0(blocks: Floats) -> Bytes:
     d = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         scaled = blocks * np.where(d == 0, np.float32(0), np.float32(1) / d)
     # Below 2^-128 the reciprocal is infinite; such a block is nought in half precision anyway.
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=127.0, neginf=-127.0)
