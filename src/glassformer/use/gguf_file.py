@@ -91,7 +91,14 @@ class GgufFile:
         """A tensor's numbers in float32, in memory of their own."""
         tensor = self.tensors[name]
         data = np.frombuffer(self._bytes, np.uint8, tensor.size, tensor.start)
-        return dequantise(data, tensor.form).reshape(tensor.shape)
+        numbers = dequantise(data, tensor.form).reshape(tensor.shape)
+        del data
+        if hasattr(
+            mmap, "MADV_DONTNEED"
+        ):  # pages that were read would count as ours until the file is closed
+            start = tensor.start - tensor.start % mmap.PAGESIZE
+            self._bytes.madvise(mmap.MADV_DONTNEED, start, tensor.start + tensor.size - start)
+        return numbers
 
     def _parse(self) -> None:
         at = _Reader(self._bytes, self.path)

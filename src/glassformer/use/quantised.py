@@ -110,8 +110,9 @@ def _from_f32(blocks: Bytes) -> Floats:
 
 
 def _from_bf16(blocks: Bytes) -> Floats:
-    wide: NDArray[np.uint32] = np.ascontiguousarray(blocks).view("<u2").astype(np.uint32) << 16
-    return wide.view(np.float32)
+    wide = np.zeros((*blocks.shape[:-1], 2), "<u2")
+    wide[..., 1] = np.ascontiguousarray(blocks).view("<u2")[..., 0]
+    return wide.view("<f4").astype(np.float32)
 
 
 def _from_q8_0(blocks: Bytes) -> Floats:
