@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from glassformer.train.loop import train, training
     from glassformer.use.bleu import judge_translations
     from glassformer.use.generate import Generation, generate, stream
+    from glassformer.use.gguf import save_gguf
     from glassformer.use.load import Loaded, load, save_model
     from glassformer.use.pretrained import from_pretrained, save_pretrained
     from glassformer.use.score import Score, score
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
     "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "checkup",
-    "from_pretrained", "generate", "judge_translations", "load", "load_recipe", "look", "save_model",
-    "save_pretrained", "score", "stream", "text_report", "train", "training", "translate", "write_report",
+    "from_pretrained", "generate", "judge_translations", "load", "load_recipe", "look", "save_gguf",
+    "save_model", "save_pretrained", "score", "stream", "text_report", "train", "training", "translate",
+    "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -56,6 +58,7 @@ _ROOMS = {
     "run.folder": ["Run"],
     "run.report": ["write_report"],
     "use.generate": ["Generation", "generate", "stream"],
+    "use.gguf": ["save_gguf"],
     "use.load": ["Loaded", "load", "save_model"],
     "use.pretrained": ["from_pretrained", "save_pretrained"],
     "use.score": ["Score", "score"],

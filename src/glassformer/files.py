@@ -29,15 +29,8 @@ from glassformer.errors import GlassformerError
 
 def write_bytes(path: Path, data: bytes) -> None:
     """`data` as the whole content of `path`, atomically and on the disk when this returns."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with durable(beside) as stream:
-            stream.write(data)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with replacing(path) as stream:
+        stream.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,6 +39,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """A file open for writing bytes that becomes `path` on a clean exit, and never was otherwise."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with durable(beside) as stream:
+            yield stream
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from glassformer.cli.main import build, main
 def test_every_verb_is_listed_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for verb in ("train", "generate", "score", "runs", "text", "bench", "doctor"):
+    for verb in ("train", "generate", "score", "convert", "runs", "text", "bench", "doctor"):
         assert f" {verb} " in shown
 
 
@@ -92,6 +92,7 @@ def test_every_verb_has_help_without_side_effects(capsys: pytest.CaptureFixture[
         "train",
         "generate",
         "score",
+        "convert",
         "runs list",
         "runs show",
         "runs verify",

@@ -32,6 +32,8 @@ THEIRS: dict[str, Any] = {
     "mistral": transformers.MistralConfig(**LLAMA, sliding_window=None),
     "qwen2": transformers.Qwen2Config(**LLAMA),
     "qwen3": transformers.Qwen3Config(**LLAMA, head_dim=16),
+    "arcee": transformers.ArceeConfig(**LLAMA, tie_word_embeddings=True),
+    "arcee-bias": transformers.ArceeConfig(**LLAMA, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
     "gpt_neox": transformers.GPTNeoXConfig(**NEOX),
     "gpt_neox-in-turn": transformers.GPTNeoXConfig(**NEOX, use_parallel_residual=False, rotary_pct=1.0),
 }
@@ -81,7 +83,7 @@ def test_gpt2_agrees_to_the_last_digits_of_float64() -> None:
 @st.composite
 def expressible(draw: st.DrawFn) -> tuple[str, ModelConfig]:
     """A family's name and a config that it can express."""
-    kind = draw(st.sampled_from(["gpt2", "llama", "qwen2", "qwen3", "gpt_neox"]))
+    kind = draw(st.sampled_from(["gpt2", "llama", "qwen2", "qwen3", "arcee", "gpt_neox"]))
     wide = kind in ("gpt2", "gpt_neox")
     kv, d_head = draw(st.integers(1, 3)), 4 * draw(st.integers(1, 3))
     heads = kv if wide else kv * draw(st.integers(1, 3))
@@ -93,8 +95,8 @@ def expressible(draw: st.DrawFn) -> tuple[str, ModelConfig]:
     if wide:
         values |= {"norm": "layernorm", "bias": True, "positions": "learned" if kind == "gpt2" else "rope"}
     else:
-        values |= {"gated": True, "head_size": d_head * draw(st.integers(1, 2))}
-        values["bias"] = kind == "llama" and draw(st.booleans())
+        values |= {"gated": kind != "arcee", "head_size": d_head * draw(st.integers(1, 2))}
+        values["bias"] = kind in ("llama", "arcee") and draw(st.booleans())
         values |= {"qkv_bias": kind == "qwen2", "qk_norm": kind == "qwen3"}
     if kind == "gpt_neox":
         values |= {"rotary_fraction": draw(st.sampled_from([0.5, 1.0])), "parallel": draw(st.booleans())}
@@ -170,9 +172,14 @@ def test_a_config_with_a_key_missing_or_a_value_of_another_type_says_which() -> 
         hub.read_config({**fields, "num_attention_heads": "four"})
 
 
-def test_the_demos_model_is_refused_with_the_settings_that_would_make_it_exportable() -> None:
-    with pytest.raises(ModelError, match=r"llama: gated = false, needs true\n") as caught:
-        hub.write_config(ModelConfig(vocab=100, width=192, layers=4))
-    assert "gpt2: positions = 'rope', needs 'learned'" in str(caught.value)
-    family, fields = hub.write_config(ModelConfig(vocab=100, width=192, layers=4, gated=True))
-    assert family.model_type == "llama" and fields["hidden_act"] == "relu2"
+def test_the_demos_model_is_an_arcee_and_with_a_gate_a_llama() -> None:
+    for gated, kind in ((False, "arcee"), (True, "llama")):
+        family, fields = hub.write_config(ModelConfig(vocab=100, width=192, layers=4, gated=gated))
+        assert family.model_type == kind and fields["hidden_act"] == "relu2"
+
+
+def test_a_model_without_a_family_is_refused_with_the_settings_that_would_make_it_exportable() -> None:
+    with pytest.raises(ModelError, match=r"arcee: positions = 'alibi', needs 'rope'\n") as caught:
+        hub.write_config(ModelConfig(vocab=100, width=192, layers=4, positions="alibi"))
+    assert "llama: positions = 'alibi', needs 'rope'; gated = false, needs true\n" in str(caught.value)
+    assert "gpt2: positions = 'alibi', needs 'learned'" in str(caught.value)

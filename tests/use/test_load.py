@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from glassformer.errors import CheckpointError, ConfigError, ModelError, Tokeniz
 from glassformer.run import checkpoints
 from glassformer.run.folder import Run
 from glassformer.text.tokenizer import Tokenizer
-from glassformer.use.load import Loaded, load, save_model, weights_digest
+from glassformer.use.load import Loaded, empty, load, save_model, weights_digest
 
 Make = Callable[..., Loaded]
 
@@ -88,6 +90,20 @@ def test_a_model_in_use_does_not_change_with_its_file(folder: Path) -> None:
         file.seek(5000)
         file.write(bytes(1000))
     assert weights_digest(opened.model) == before
+
+
+def test_opening_a_model_does_not_load_torchs_compiler_and_takes_no_memory_before_weights(
+    make: Make, folder: Path
+) -> None:
+    made = make()
+    shapes = {name: weight.shape for name, weight in made.model.named_parameters()}
+    model = empty(made.config, made.tokenizer, shapes, origin="x")
+    assert all(weight.is_meta for weight in model.parameters() if weight.ndim > 1)
+    code = "import sys, glassformer as gf; gf.load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_one_flipped_byte_is_refused_and_named(folder: Path) -> None:

@@ -26,6 +26,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"gated": True, "activation": "silu", "kv_heads": 2, "tied": False},
     "qwen2": {"gated": True, "activation": "silu", "qkv_bias": True},
     "qwen3": {"gated": True, "activation": "silu", "qk_norm": True, "head_size": 16},
+    "arcee": {"tied": True},  # the demo's settings
     "gpt_neox": {
         "norm": "layernorm", "activation": "gelu", "bias": True, "parallel": True, "rotary_fraction": 0.25,
         "tied": False,

@@ -31,7 +31,7 @@ def generate(
     """Let a model go on with a prompt.
 
     Args:
-        model: A run, or a folder with config.json, model.safetensors and tokenizer.json.
+        model: A run, a folder with config.json, model.safetensors and tokenizer.json, or a .gguf file.
         prompt: The beginning. Empty: a new document.
         max_tokens: Write at most so many tokens.
         temperature: 0 always takes the likeliest token; 1 is the model's own distribution.

@@ -23,6 +23,7 @@ _VERBS = {
     "generate": "Let a model go on with a prompt.",
     "translate": "Translate texts with an encoder-decoder, and measure how well.",
     "score": "Measure how well a model predicts a text.",
+    "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
     "bench": "Measure this machine, and training on it.",

@@ -23,7 +23,7 @@ def score(
     """Measure how well a model predicts a text: nats a token, bits a byte.
 
     Args:
-        model: A run, or a folder with config.json, model.safetensors and tokenizer.json.
+        model: A run, a folder with config.json, model.safetensors and tokenizer.json, or a .gguf file.
         text: A file to score; may be given several times, each a document of its own.
         per_token: With --json, also the nats of every token.
         precision: bf16 is faster and differs in the third digit.

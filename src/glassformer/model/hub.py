@@ -1,10 +1,11 @@
-"""Other people's decoders: how GPT-2, Llama, Qwen2, Qwen3 and GPT-NeoX call what we call by other names.
+"""Other people's decoders: how GPT-2, Llama, Qwen2, Qwen3, Arcee and GPT-NeoX call what we call by other names.
 
 A family is four things: its `model_type`, its config in our words, ours in its words, and for each of our
 tensors the `Part` that says which of theirs it is made of. Each part has an inverse, so ours -> theirs ->
-ours is the identity to the bit (a test holds it). Only this file knows their names.
+ours is the identity to the bit (a test holds it). Only this file and its sibling `gguf_names.py`, for GGUF
+files, know their names.
 
-    qkv   Llama, Qwen   q_proj, k_proj, v_proj below one another
+    qkv   Llama and kin q_proj, k_proj, v_proj below one another
           GPT-2         c_attn, kept as inputs x outputs ("Conv1D"), so transposed, like its other matrices
           GPT-NeoX      for each head its q, k and v: (head, 3, head_size) where ours is (3, head, head_size)
     up    gated         gate_proj, then up_proj below it
@@ -104,9 +105,10 @@ def family_of(fields: Fields) -> Family:
     return FAMILIES[kind]
 
 
-def read_config(fields: Fields, *, origin: str = "config.json") -> ModelConfig:
-    """Their config as ours, or a ModelError with everything in it that cannot be represented."""
-    family, problems = family_of(fields), list[str]()
+def read_config(fields: Fields, *, origin: str = "config.json", found: Sequence[str] = ()) -> ModelConfig:
+    """Their config as ours, or a ModelError with everything in it that cannot be represented, beside what the
+    caller has `found` already."""
+    family, problems = family_of(fields), list(found)
     for key, reason in _NEVER.items():
         if fields.get(key):
             problems.append(f"{key} = {fields[key]!r}: {reason}")
@@ -150,7 +152,7 @@ def parts(family: Family, config: ModelConfig) -> list[Part]:
     d_head, gate = config.head_width, config.ff_width
     rows = [config.num_heads * d_head, config.num_kv_heads * d_head, config.num_kv_heads * d_head]
     for ours, shape in shapes(config).items():
-        block, name, kind = _taken_apart(ours)
+        block, name, kind = taken_apart(ours)
         their = family.names[name]
         stem = f"{family.prefix}.{block}" if block else ("" if name == "head" else f"{family.prefix}.")
         stem = stem.replace("blocks", family.names["blocks"])
@@ -185,7 +187,7 @@ _NEVER = {
 }
 
 
-def _taken_apart(name: str) -> tuple[str, str, str]:
+def taken_apart(name: str) -> tuple[str, str, str]:
     """`blocks.3.attn.qkv.weight` -> `blocks.3.`, `attn.qkv`, `weight`."""
     stem, kind = name.rsplit(".", 1)
     if not stem.startswith("blocks."):
@@ -256,11 +258,12 @@ def _read_llama(fields: Fields, problems: list[str]) -> dict[str, Any]:
         found = "attention_bias" if attention else "mlp_bias"
         problems.append(f"{found} = true: biases are on all matrices, or on q, k and v alone")
     d_head = fields.get("head_dim") or (128 if kind == "qwen3" else width // heads)
+    act = fields.get("hidden_act", "relu2" if kind == "arcee" else "silu")
     return {
         "vocab": fields["vocab_size"], "width": width, "layers": layers, "heads": heads,
         "kv_heads": fields.get("num_key_value_heads") or heads, "context": context,
         "head_size": None if d_head * heads == width else d_head, "feedforward": fields["intermediate_size"],
-        "activation": _activation(fields.get("hidden_act", "silu"), "hidden_act", problems), "gated": True,
+        "activation": _activation(act, "hidden_act", problems), "gated": kind != "arcee",
         "norm_epsilon": fields.get("rms_norm_eps", 1e-6), "tied": fields.get("tie_word_embeddings", False),
         "bias": attention, "qkv_bias": kind == "qwen2", "qk_norm": kind == "qwen3", **_rope(fields, problems),
     }  # fmt: skip
@@ -348,16 +351,18 @@ _WIDE: dict[str, Any] = {"norm": "layernorm", "gated": False, "bias": True, "qk_
 
 
 def _llama_like(kind: str, architecture: str, **settings: Any) -> Family:
-    needs = _needs(**_ROPE, **settings)
-    return Family(kind, architecture, "model", _read_llama, _write_llama, needs, _LLAMA_NAMES)
+    needs = _needs(**_ROPE | {"qk_norm": False, "qkv_bias": False} | settings)
+    up = {} if settings.get("gated", True) else {"mlp.up": "mlp.up_proj"}
+    return Family(kind, architecture, "model", _read_llama, _write_llama, needs, _LLAMA_NAMES | up)
 
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        _llama_like("llama", "LlamaForCausalLM", qk_norm=False, qkv_bias=False),
-        _llama_like("qwen2", "Qwen2ForCausalLM", qk_norm=False, qkv_bias=True),
-        _llama_like("qwen3", "Qwen3ForCausalLM", qk_norm=True, qkv_bias=False, bias=False),
+        _llama_like("llama", "LlamaForCausalLM"),
+        _llama_like("qwen2", "Qwen2ForCausalLM", qkv_bias=True),
+        _llama_like("qwen3", "Qwen3ForCausalLM", qk_norm=True, bias=False),
+        _llama_like("arcee", "ArceeForCausalLM", gated=False),
         Family(
             "gpt2", "GPT2LMHeadModel", "transformer", _read_gpt2, _write_gpt2,
             _needs(positions="learned", parallel=False, **_WIDE), _GPT2_NAMES,
@@ -366,7 +371,7 @@ FAMILIES: dict[str, Family] = {
             "gpt_neox", "GPTNeoXForCausalLM", "gpt_neox", _read_neox, _write_neox,
             _needs(positions="rope", **_WIDE), _NEOX_NAMES,
         ),
-        _llama_like("mistral", "MistralForCausalLM", qk_norm=False, qkv_bias=False),
+        _llama_like("mistral", "MistralForCausalLM"),
     )
 }  # fmt: skip
 """In the order in which they are tried for a model of ours; Mistral comes after Llama, which says the same."""

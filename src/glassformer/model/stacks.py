@@ -242,6 +242,7 @@ _MEMBERS: dict[str, type[Transformer]] = {
 }
 
 
-def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device = "cpu") -> Transformer:
+def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device | None = None) -> Transformer:
     """The model a config describes, its weights drawn from `seed`."""
-    return _MEMBERS[config.kind](config, seed=seed).to(device)
+    model = _MEMBERS[config.kind](config, seed=seed)
+    return model if device is None else model.to(device)

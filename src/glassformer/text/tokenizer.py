@@ -102,6 +102,11 @@ class Tokenizer:
         }
         write_json(path.with_name("tokenizer_config.json"), beside)
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its tokenizer.json says; not to be changed."""
+        return self._json
+
     def encode(self, text: str | bytes, *, allow_special: bool = False) -> Ids:
         """The ids of `text`."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
@@ -212,7 +217,9 @@ def _characters(config: TokenizerConfig, documents: Iterable[bytes]) -> tokenize
 
 
 def _every_byte(config: TokenizerConfig) -> tokenizers.Tokenizer:
-    library = tokenizers.Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(_letters())}, []))
+    library = tokenizers.Tokenizer(
+        models.BPE({letter: byte for byte, letter in enumerate(byte_letters())}, [])
+    )
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.decoder = decoders.ByteLevel()
     _normalize(library, config)
@@ -267,7 +274,7 @@ def _groups(pieces: list[tuple[int, str | bytes]]) -> Iterator[list[tuple[int, s
 
 
 @cache
-def _letters() -> tuple[str, ...]:
+def byte_letters() -> tuple[str, ...]:
     """GPT-2's letter for each byte: printable bytes are themselves, the others U+0100 and on."""
     printable = [
         *range(ord("!"), ord("~") + 1),
@@ -303,7 +310,7 @@ def _end_of_text(specials: dict[str, int]) -> int:
 
 
 def _bytes_of_each_id(tokenizer: Tokenizer) -> list[bytes]:
-    byte_of = {letter: byte for byte, letter in enumerate(_letters())}
+    byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
     table = [b""] * tokenizer.vocab_size
     added = {token["content"] for token in tokenizer._json["added_tokens"]}
     for token, number in tokenizer._library.get_vocab(with_added_tokens=True).items():

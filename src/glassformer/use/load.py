@@ -23,10 +23,12 @@ from typing import Any, Literal, TypeVar, get_args
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from glassformer import configs
 from glassformer.errors import CheckpointError, ModelError, UsageError
 from glassformer.model.config import ModelConfig
+from glassformer.model.shapes import stacks
 from glassformer.model.stacks import Decoder, Encoder, EncoderDecoder, build, count_parameters
 from glassformer.model.transformer import Transformer
 from glassformer.run import exports
@@ -105,7 +107,7 @@ class Loaded:
 
 
 def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu") -> Loaded:
-    """The model of a run, of a folder that `save_model` wrote, or of one of Hugging Face's (`from_pretrained`).
+    """The model of a run, of a folder that `save_model` wrote or of Hugging Face's layout, or of a `.gguf` file.
 
     `bf16` halves the bytes of the weights, on which the speed of writing hangs; its results differ from those
     of `fp32` in the third digit.
@@ -113,6 +115,10 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
     if precision not in get_args(Precision):
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     path = Path(path).expanduser()
+    if is_gguf(path):
+        from glassformer.use.gguf import open_gguf  # which is built on this room
+
+        return open_gguf(path, precision=precision, device=device)
     if not (path / RECIPE).exists():
         if _is_foreign(path):
             from glassformer.use.pretrained import from_pretrained  # which is built on this room
@@ -126,6 +132,7 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
 
 def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> Path:
     """Write a model folder, in one step, from which `load` gives the same weights to the bit."""
+    check_replaceable(folder)
     about = {"model_type": "glassformer", "architectures": [type(model).__name__]}
     config = {**about, **model.config.model_dump(mode="json")}
     with tempfile.TemporaryDirectory() as beside:
@@ -134,6 +141,18 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> Path:
     return exports.save_model(
         folder, config=config, tensors=dict(model.named_parameters()), tokenizer=content
     )
+
+
+def check_replaceable(folder: Path) -> None:
+    """A folder is replaced as a whole: only a new or empty one, or one that holds a model."""
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
+    ):
+        raise UsageError(
+            f"{folder} exists and is no model folder.",
+            expected="It would be replaced as a whole.",
+            do="Give a new folder, or one that holds a model.",
+        )
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -192,6 +211,11 @@ def _is_foreign(folder: Path) -> bool:
         return False
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether it is to be opened as one GGUF file."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
+
+
 def check_files(folder: Path, weights: str = WEIGHTS) -> None:
     """Everything that is wrong with what lies there, before any of it is read."""
     if not folder.exists():
@@ -236,13 +260,28 @@ def empty(
     """The model of the config, without memory for weights, once the file is known to hold them."""
     problems = absurd(config, tokenizer, len(shapes))
     if not problems:
-        with torch.device("meta"):
-            model = build(config, device="meta")
+        with _WithoutMemory():
+            model = build(config)
         expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
         problems = compare(expected, shapes)
         if not problems:
             return model
     raise misfit(origin, problems)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Layers made inside have weights without memory and without starting values; tables are computed. As on
+    torch's own device "meta", but that loads torch's compiler to do nothing: more than a second, and 55 MB."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        settings = dict(kwargs or {})
+        if getattr(function, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else settings["tensor"]
+        if function is torch.empty:
+            settings["device"] = "meta"
+        return function(*args, **settings)
 
 
 def absurd(config: ModelConfig, tokenizer: Tokenizer, num_tensors: int) -> list[str]:
@@ -252,11 +291,15 @@ def absurd(config: ModelConfig, tokenizer: Tokenizer, num_tensors: int) -> list[
         for name, most in _MOST.items()
         if getattr(config, name) > most
     ]
-    columns = {"rope": config.head_width, "sinusoidal": config.width}.get(config.positions, 0)
+    columns = config.head_width if config.positions == "rope" else 0
+    columns = config.width if config.positions.startswith("sinusoidal") else columns
     if config.context * columns > _LARGEST_TABLE:
         problems.append(f"context {config.context:,} needs a table of {config.context * columns:,} positions")
-    if config.layers > num_tensors:
-        problems.append(f"layers is {config.layers:,}, but there are only {num_tensors} tensors")
+    for stack in stacks(config):
+        if stack.layers > num_tensors:
+            problems.append(
+                f"there are {stack.layers:,} layers of {stack.name}, but only {num_tensors} tensors"
+            )
     if tokenizer.vocab_size > config.vocab_size:
         problems.append(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
@@ -294,16 +337,15 @@ def fill(
         weight = read(name)
         if not weight.is_floating_point():
             raise ModelError(f"{name} holds {weight.dtype}.", expected="Expected floating-point numbers.")
-        weight = weight.to(device=device, dtype=dtype, copy=True)
         # On a CPU one row times a float32 matrix is quicker when the matrix lies column by column: 1.2 x the
         # tokens per second at 124M parameters. In bfloat16 rows are quicker; large products do not care.
-        by_columns = weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-        weights[name] = weight.t().contiguous().t() if by_columns else weight
+        by_columns = weight.ndim == 2 and dtype == torch.float32 and torch.device(device).type == "cpu"
+        shape = weight.shape[::-1] if by_columns else weight.shape
+        place = torch.empty(shape, dtype=dtype, device=device)
+        weights[name] = (place.t() if by_columns else place).copy_(weight)
     model.load_state_dict(weights, assign=True, strict=False)
     if model.config.tied:
         model.head.weight = model.embed.weight
-    # Tables of positions are computed, not stored; those of a model without layers are the same.
-    bare = build(model.config.model_copy(update={"layers": 0, "encoder_layers": None, "vocab": 2}))
-    for name, table in bare.named_buffers():
+    for name, table in list(model.named_buffers()):  # of positions: computed, not stored
         setattr(model, name, table.to(device))
     model.eval().requires_grad_(False)

@@ -40,9 +40,11 @@ from glassformer.use.load import (
     Precision,
     absurd,
     check_files,
+    check_replaceable,
     compare,
     empty,
     fill,
+    is_gguf,
     load,
     misfit,
 )
@@ -53,10 +55,13 @@ INDEX = f"{WEIGHTS}.index.json"
 def from_pretrained(
     path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu"
 ) -> Loaded:
-    """The model of a folder in Hugging Face's layout: GPT-2, Llama, Mistral, Qwen2, Qwen3, GPT-NeoX."""
+    """The model of a folder in Hugging Face's layout, or of a `.gguf` file: GPT-2, Llama, Mistral, Qwen2, Qwen3,
+    Arcee, GPT-NeoX."""
     if precision not in get_args(Precision):
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     folder = Path(path).expanduser()
+    if is_gguf(folder):
+        return load(folder, precision=precision, device=device)
     single = (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file()
     check_files(folder, WEIGHTS if single else INDEX)
     fields = _json(folder / CONFIG)
@@ -99,13 +104,7 @@ def save_pretrained(
         source if isinstance(source, Loaded) else load(source.path if isinstance(source, Run) else source)
     )
     folder = Path(path).expanduser()
-    if folder.exists() and not (
-        folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
-    ):
-        raise UsageError(
-            f"{folder} exists and is no model folder.", expected="It would be replaced as a whole.",
-            do="Give a new folder, or one that holds a model.",
-        )  # fmt: skip
+    check_replaceable(folder)
     family, config = hub.write_config(loaded.config)
     config["dtype"] = str(loaded.dtype).removeprefix("torch.")
     config |= {"bos_token_id": None, "eos_token_id": loaded.tokenizer.end_of_text}
