@@ -28,7 +28,7 @@ from torch import Tensor
 from glassformer.errors import ModelError
 from glassformer.model import hub
 from glassformer.model.config import ModelConfig
-from glassformer.model.count import shapes
+from glassformer.model.shapes import shapes
 
 EMBEDDING, POSITIONS, HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from glassformer.errors import UsageError
 from glassformer.model import gguf_names, hub
-from glassformer.model.count import shapes as shapes_of
+from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run.folder import Run
 from glassformer.text.gguf_vocabulary import read_tokenizer, write_tokenizer
 from glassformer.use.gguf_file import GgufFile, Written, write_gguf

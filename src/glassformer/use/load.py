@@ -295,11 +295,9 @@ def absurd(config: ModelConfig, tokenizer: Tokenizer, num_tensors: int) -> list[
     columns = config.width if config.positions.startswith("sinusoidal") else columns
     if config.context * columns > _LARGEST_TABLE:
         problems.append(f"context {config.context:,} needs a table of {config.context * columns:,} positions")
-    for stack in stacks(config):
-        if stack.layers > num_tensors:
-            problems.append(
-                f"there are {stack.layers:,} layers of {stack.name}, but only {num_tensors} tensors"
-            )
+    layers = sum(stack.layers for stack in stacks(config))
+    if layers > num_tensors:
+        problems.append(f"layers is {layers:,}, but there are only {num_tensors} tensors")
     if tokenizer.vocab_size > config.vocab_size:
         problems.append(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
