@@ -23,20 +23,21 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p, training)
     dropped = round(p * _STEPS)
-    keep = _bits(x.shape) >= dropped - _STEPS // 2
-    y: Tensor = x * keep * (_STEPS / (_STEPS - dropped))
+    y: Tensor = x * _kept(x.shape, dropped) * (_STEPS / (_STEPS - dropped))
     return y
 
 
-@torch.library.custom_op("glassformer::bits", mutates_args=(), schema="(SymInt[] shape) -> Tensor")
-def _bits(shape: list[int]) -> Tensor:
-    """16 random bits for each entry, from torch's generator."""
+@torch.library.custom_op(
+    "glassformer::kept", mutates_args=(), schema="(SymInt[] shape, int dropped) -> Tensor"
+)
+def _kept(shape: list[int], dropped: int) -> Tensor:
+    """True for each entry that stays, drawn from torch's generator."""
     count = torch.Size(shape).numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    drawn: Tensor = bits.view(torch.int16)[:count].view(shape)
-    return drawn
+    kept: Tensor = bits.view(torch.int16)[:count] >= dropped - _STEPS // 2
+    return kept.view(shape)
 
 
-@_bits.register_fake
-def _bits_shape(shape: list[int]) -> Tensor:
-    return torch.empty(shape, dtype=torch.int16)
+@_kept.register_fake
+def _kept_shape(shape: list[int], dropped: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.bool)

@@ -114,6 +114,7 @@ class Session:
         self.weights = Weights(self.model, self.choice.precision)
         self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters)
         self.loss_of = start.loss_of(self.model, self.choice, self.recipe)
+        self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
         self.meter = Meter(task.flops_per_token, self._ceiling())
         self.consumed = hashlib.sha256().hexdigest()
@@ -200,15 +201,15 @@ class Session:
         return found.step
 
     def _validate(self, step: int, *, whole: bool) -> Iterator[Event]:
-        """Mean loss on the text held out, each token predicted once. With the training step's own code and
-        gradients on, so that nothing is compiled a second time; no gradient is taken."""
+        """Mean loss on what is held out, each target predicted once, without smoothing. With the training step's
+        own code and gradients on, so that nothing is compiled a second time; no gradient is taken."""
         rows = self.recipe.train.batch // self.recipe.train.accumulate
         limit = None if whole else self.recipe.train.validation_tokens
         nats, num_targets, num_bytes = 0.0, 0, 0
         with self._without_dropout():
             for batch in self.task.validation(rows):
                 for arrays in micro_batches(batch, 1, self.device):
-                    nats += self.loss_of(**arrays).item() * batch.num_targets
+                    nats += self.plain_loss_of(**arrays).item() * batch.num_targets
                 num_targets += batch.num_targets
                 num_bytes += self.task.num_bytes(batch) or 0
                 if limit is not None and num_targets >= limit:

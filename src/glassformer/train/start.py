@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from glassformer.train.engine import (
     prepare_loss,
 )
 from glassformer.train.optimizers import build_optimizers
-from glassformer.train.step import update
+from glassformer.train.step import Loss, update
 from glassformer.train.task import Batch, Progress, Task
 from glassformer.train.weights import Weights
 from glassformer.units import show_bytes
@@ -145,11 +146,19 @@ class _Part:
         return self._arrays
 
 
-def loss_of(model: nn.Module, choice: Choice, recipe: AnyRecipe) -> Callable[..., torch.Tensor]:
+def loss_of(model: nn.Module, choice: Choice, recipe: AnyRecipe) -> Loss:
     """The recipe's loss for training, as the choice computes it."""
     return prepare_loss(
         model, choice, label_smoothing=recipe.train.label_smoothing, z_loss=recipe.train.z_loss
     )
+
+
+def plain_loss_of(trained: Loss, model: nn.Module, choice: Choice, recipe: AnyRecipe) -> Loss:
+    """Cross-entropy alone, which is what is told of text held out: the loss that is trained, unless that is smoothed
+    or has a z-loss; then one computed eagerly, which needs no second compilation."""
+    if recipe.train.label_smoothing == recipe.train.z_loss == 0:
+        return trained
+    return prepare_loss(model, replace(choice, compiled=False))
 
 
 def num_steps(task: Task, step_seconds: float) -> int:
