@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from trainer import Ended, Trainer
 
-from glassformer.use.load import load
+import glassformer as gf
+from glassformer.use.load import load, weights_digest
 
 
 def stop_early(trainer: Trainer, run: str, *more: str) -> Ended:
@@ -270,3 +271,33 @@ def test_tokens_cut_short_under_a_running_process_end_it_with_a_sentence(
     os.kill(pid, signal.SIGCONT)
     ended = trainer.end(pid)
     assert ended.exit == 1 and "Traceback" not in ended.said
+
+
+def test_texts_of_ones_own_train_on_an_imported_model_with_its_sizes_and_its_tokenizer(
+    trainer: Trainer,
+) -> None:
+    """A Llama in Hugging Face's layout and in GGUF, whose sizes are nobody's default."""
+    sizes = (
+        "--model.gated",
+        "true",
+        "--model.activation",
+        "silu",
+        "--model.width",
+        "24",
+        "--model.heads",
+        "3",
+    )
+    assert trainer("first", *sizes).exit == 0
+    first = gf.load(trainer.folder / "first")
+    gf.save_pretrained(first, trainer.folder / "llama")
+    gf.save_gguf(first, trainer.folder / "llama.gguf", dtype="f32")
+    short = ("--train.steps", "0", "--engine.device", "cpu", "--train.sample_tokens", "4")
+    for number, place in enumerate(("llama", "llama.gguf")):
+        ended = trainer(f"on-{number}", "--init-from", place, *short, what="texts")
+        assert ended.exit == 0, ended.said
+        model = gf.load(trainer.folder / f"on-{number}")
+        assert weights_digest(model.model) == weights_digest(first.model)
+        assert (
+            model.tokenizer.digest == first.tokenizer.digest
+            and model.config.ff_width == first.config.ff_width
+        )

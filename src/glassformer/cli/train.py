@@ -37,7 +37,8 @@ def train(
         task: What to learn from texts of your own: language (when left out) or translate.
         run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
         fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
-        init_from: Start from these weights: a run, a model folder or a .safetensors file.
+        init_from: Start from these weights: a run, a model folder (Hugging Face's too), a .gguf or a .safetensors
+            file. For texts of your own, model and tokenizer are those of that model.
         accept_data: Go on although the text changed since the run began; this is recorded.
         stop_after: Stop after this long (90s, 55m, 2h) with everything saved; exit code 75.
         track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
@@ -47,9 +48,15 @@ def train(
     """
     from glassformer.units import parse_seconds
 
-    recipe, base = gf.load_recipe(what, overrides.dotted(), task=task)
     seconds = None if stop_after is None else parse_seconds(stop_after)
+    recipe, base = gf.load_recipe(
+        what, overrides.dotted(), task=task
+    )  # what is wrong with it is told at once
     prepare_process(threads)
+    if init_from is not None:
+        from glassformer.train.beginning import recipe_for
+
+        recipe, base = recipe_for(what, overrides.dotted(), task=task, init_from=init_from)
     if dry_run:
         _plan(recipe, base, json=json)
         return

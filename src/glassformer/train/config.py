@@ -236,6 +236,15 @@ def load_recipe(
     return LoadedRecipe(build(RECIPES[named], values, origin=origin), base)
 
 
+def names_a_recipe(what: Any) -> bool:
+    """Whether `what` is a recipe (its values, its file, its name or nothing), not text to train on."""
+    if what is None or isinstance(what, Mapping):
+        return True
+    texts = [what] if isinstance(what, str | Path) else list(what)
+    first = Path(texts[0]) if texts else Path()
+    return not texts or first.suffix == ".toml" or (str(first) in recipes() and not first.exists())
+
+
 def recipes() -> dict[str, Path]:
     """The recipes that come with glassformer, by name."""
     folder = Path(str(resources.files("glassformer.recipes")))

@@ -27,7 +27,8 @@ from glassformer.run.report import write_report
 from glassformer.seeds import derive
 from glassformer.stats import bits_per_byte
 from glassformer.train import start
-from glassformer.train.config import AnyRecipe, load_recipe
+from glassformer.train.beginning import recipe_for, start_from
+from glassformer.train.config import AnyRecipe
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules, matmul_ceiling
@@ -53,9 +54,10 @@ def train(
     `task` is what to learn from texts of one's own: `language` (when left out), `mask` or `translate`.
     `overrides` changes values by dotted names, `{"model.width": 64}`. `options` are those of `training`.
     """
-    recipe, base = load_recipe(what, overrides, task=task)
+    init_from = None if options.get("init_from") is None else Path(options["init_from"])
+    recipe, base = recipe_for(what, overrides or {}, task=task, init_from=init_from)
     path = Path(run) if run else find_unfinished(recipe) or next_run_folder(recipe.name)
-    for event in training(recipe, base=base, run=path, **options):
+    for event in training(recipe, base=base, run=path, **{**options, "init_from": init_from}):
         on_event(event)
     return Run.open(path)
 
@@ -181,7 +183,7 @@ class Session:
                 yield self._log("warning", message=message)
         if found is None:
             if init_from is not None:
-                yield self._log("warning", message=start.start_from(self.weights, init_from))
+                yield self._log("warning", message=start_from(self.weights, init_from))
             if self.begun is not None:
                 yield self._log("resumed", step=0, lost_steps=0, findings=[])
             return 0

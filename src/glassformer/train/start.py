@@ -23,7 +23,6 @@ from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
-from glassformer.run.tensors import read_tensors
 from glassformer.train.config import AnyRecipe, PairRecipe, TrainConfig
 from glassformer.train.engine import (
     Candidate,
@@ -165,30 +164,6 @@ def num_steps(task: Task, step_seconds: float) -> int:
     """The run's length in updates."""
     steps, minutes = _steps(task), task.recipe.train.minutes or 0.0
     return steps if steps is not None else max(1, round(minutes * 60 / step_seconds))
-
-
-def start_from(weights: Weights, path: Path) -> str:
-    """Set every weight that fits from a model folder, a run or a .safetensors file; says what became of each."""
-    places = [path, path / "model.safetensors", path / "model" / "model.safetensors"]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        newest = checkpoints.load_newest(path / "checkpoints", only={"model"}, set_aside=False)
-        if newest is None:
-            raise RunError(
-                f"There are no weights in {path}.", do="Give a run, a model folder or a .safetensors file."
-            )
-        saved = newest.tensors["model"]
-    else:
-        saved = read_tensors(found)
-    wanted = {name: master.detach() for name, master in weights.masters.items()}
-    matching, report = checkpoints.matching_tensors(saved, wanted)
-    if not matching:
-        raise RunError(f"No tensor of {path} fits this model.", do="Compare the two configurations.")
-    weights.load(wanted | matching)
-    missed = [f"{row['tensor']} ({row['outcome']})" for row in report if row["outcome"] != "loaded"]
-    return f"starts from {path.name}: {len(matching)} tensors loaded" + (
-        f"; not {', '.join(missed)}" if missed else ""
-    )
 
 
 def check_space(run: Run, task: Task) -> None:

@@ -1,0 +1,71 @@
+"""Where training begins when it is not from nothing: another model's weights, and what has to go with them.
+
+A recipe of one's own says what the model is, and of the weights those that fit are taken. For texts of one's own the
+recipe is made up, so the model's sizes and its tokenizer are the other model's: whatever `load` opens, a run, a model
+folder, one of Hugging Face's or a .gguf file, is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glassformer.errors import RunError
+from glassformer.files import cache_folder
+from glassformer.run import checkpoints
+from glassformer.run.tensors import read_tensors
+from glassformer.train.config import LoadedRecipe, load_recipe, names_a_recipe
+from glassformer.train.weights import Weights
+from glassformer.use.load import load
+
+
+def recipe_for(
+    what: str | Path | Sequence[str | Path] | Mapping[str, Any] | None,
+    overrides: Mapping[str, Any],
+    *,
+    task: str | None = None,
+    init_from: Path | None = None,
+) -> LoadedRecipe:
+    """The recipe, as `load_recipe` finds it; for texts of one's own, with the model and tokenizer of `init_from`."""
+    if init_from is None or names_a_recipe(what) or not _is_model(init_from):
+        return load_recipe(what, overrides, task=task)
+    found = load(init_from)
+    kept = cache_folder() / "tokenizers" / found.tokenizer.digest[:32] / "tokenizer.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        found.tokenizer.save(kept)
+    sizes = found.config.model_dump(mode="json", exclude_none=True)
+    theirs = {f"model.{name}": value for name, value in sizes.items()}
+    return load_recipe(what, {"tokenizer.path": str(kept), **theirs, **overrides}, task=task)
+
+
+def start_from(weights: Weights, path: Path) -> str:
+    """Set every weight that fits from a model, a run or a .safetensors file; says what became of each."""
+    if path.suffix == ".safetensors":
+        saved = read_tensors(path)
+    elif _is_model(path):
+        saved = dict(load(path).model.named_parameters())
+    else:
+        newest = checkpoints.load_newest(path / "checkpoints", only={"model"}, set_aside=False)
+        if newest is None:
+            raise RunError(
+                f"There are no weights in {path}.",
+                do="Give a run, a model folder, a .gguf or a .safetensors file.",
+            )
+        saved = newest.tensors["model"]
+    wanted = {name: master.detach() for name, master in weights.masters.items()}
+    matching, report = checkpoints.matching_tensors(saved, wanted)
+    if not matching:
+        raise RunError(f"No tensor of {path} fits this model.", do="Compare the two configurations.")
+    weights.load(wanted | matching)
+    missed = [f"{row['tensor']} ({row['outcome']})" for row in report if row["outcome"] != "loaded"]
+    return f"starts from {path.name}: {len(matching)} tensors loaded" + (
+        f"; not {', '.join(missed)}" if missed else ""
+    )
+
+
+def _is_model(path: Path) -> bool:
+    """Whether `load` opens it."""
+    places = [path / "config.json", path / "model" / "config.json"]
+    return path.suffix == ".gguf" or any(place.is_file() for place in places)
