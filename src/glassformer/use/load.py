@@ -237,7 +237,7 @@ def empty(
     problems = absurd(config, tokenizer, len(shapes))
     if not problems:
         with torch.device("meta"):
-            model = build(config)
+            model = build(config, device="meta")
         expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
         problems = compare(expected, shapes)
         if not problems:
@@ -300,7 +300,7 @@ def fill(
         by_columns = weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
         weights[name] = weight.t().contiguous().t() if by_columns else weight
     model.load_state_dict(weights, assign=True, strict=False)
-    if model.config.tied:
+    if model.config.tied and model.config.head == "tokens":
         model.head.weight = model.embed.weight
     # Tables of positions are computed, not stored; those of a model without layers are the same.
     bare = build(model.config.model_copy(update={"layers": 0, "encoder_layers": None, "vocab": 2}))
