@@ -19,7 +19,7 @@ Source: the configs and modules of `transformers` 5 (their attribute names are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from glassformer.configs import build
@@ -28,6 +28,7 @@ from glassformer.model import hub_encoders
 from glassformer.model.config import ModelConfig
 from glassformer.model.hub_family import THEIR_ACTIVATION, Family, Fields, Part, activation
 from glassformer.model.shapes import in_block, shapes
+
 
 def family_of(fields: Fields) -> Family:
     """The family a config.json names."""
@@ -41,16 +42,17 @@ def family_of(fields: Fields) -> Family:
     return FAMILIES[kind]
 
 
-def read_config(
-    fields: Fields, *, tensors: Collection[str] = (), origin: str = "config.json"
-) -> ModelConfig:
+def read_config(fields: Fields, *, tensors: Collection[str] = (), origin: str = "config.json") -> ModelConfig:
     """Their config as ours, or a ModelError with everything in it that cannot be represented.
 
     `tensors` are the names in their files, which say what a BERT's config leaves open: whether it has a pooler.
     """
     family, problems = family_of(fields), list[str]()
     if family.model_type == "bert" and tensors:
-        fields = {**fields, "add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in tensors)}
+        fields = {
+            **fields,
+            "add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in tensors),
+        }
     for key, reason in _NEVER.items():
         if fields.get(key):
             problems.append(f"{key} = {fields[key]!r}: {reason}")
@@ -266,7 +268,13 @@ def _needs(**settings: Any) -> Callable[[ModelConfig], dict[str, Any]]:
     """Settings that must be so; the heads must divide the width, as their checks demand."""
 
     def needs(config: ModelConfig) -> dict[str, Any]:
-        plain = {"norm_place": "pre", "scale_embeddings": False, "embed_norm": False, "head_bias": False, **settings}
+        plain = {
+            "norm_place": "pre",
+            "scale_embeddings": False,
+            "embed_norm": False,
+            "head_bias": False,
+            **settings,
+        }
         if config.width % config.num_heads:
             plain["width"] = config.num_heads * -(-config.width // config.num_heads)
         if settings["norm"] == "layernorm":  # their heads are width / heads, each with its own key and value

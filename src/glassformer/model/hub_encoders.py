@@ -102,10 +102,14 @@ def _read_marian(fields: Fields, problems: list[str]) -> dict[str, Any]:
     for size in ("attention_heads", "ffn_dim"):
         encoder, decoder = fields[f"encoder_{size}"], fields[f"decoder_{size}"]
         if encoder != decoder:
-            problems.append(f"encoder_{size} = {encoder}, decoder_{size} = {decoder}: both stacks have the same")
+            problems.append(
+                f"encoder_{size} = {encoder}, decoder_{size} = {decoder}: both stacks have the same"
+            )
     vocab, written = fields["vocab_size"], fields.get("decoder_vocab_size")
     if written not in (None, vocab):
-        problems.append(f"decoder_vocab_size = {written}, vocab_size = {vocab}: both sides have one vocabulary")
+        problems.append(
+            f"decoder_vocab_size = {written}, vocab_size = {vocab}: both sides have one vocabulary"
+        )
     for key, reason in _MARIAN_TRUE.items():
         if fields.get(key, True) is False:
             problems.append(f"{key} = false: {reason}")

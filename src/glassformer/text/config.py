@@ -146,14 +146,17 @@ class TokenizerConfig(Config):
     """Unicode normalisation before encoding; `none` keeps the round trip exact."""
     training_bytes: int = Field(200_000_000, ge=1)
     """At most this much text is used to learn the vocabulary (every n-th document of a larger corpus)."""
+    mask_token: bool = False
+    """A token `<|mask|>` that stands for a hidden one; the task `mask` asks for it by itself."""
     path: str | None = None
     """A `tokenizer.json` to use as it is, instead of training one."""
 
     @model_validator(mode="after")
     def _vocab_holds_all_bytes(self) -> Self:
-        if self.kind == "bpe" and self.path is None and self.vocab < SMALLEST_BPE:
+        smallest = SMALLEST_BPE + self.mask_token
+        if self.kind == "bpe" and self.path is None and self.vocab < smallest:
             raise ValueError(
-                f"vocab {self.vocab} is too small for kind 'bpe': it needs at least {SMALLEST_BPE} "
-                "(256 bytes and 1 special token); use kind 'bytes' for the smallest vocabulary"
+                f"vocab {self.vocab} is too small for kind 'bpe': it needs at least {smallest} (256 bytes and "
+                f"{smallest - 256} special token{'s' * self.mask_token}); use kind 'bytes' for the smallest vocabulary"
             )
         return self

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
 from glassformer.model import hub
-from glassformer.model.config import ModelConfig
 from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run import exports
 from glassformer.run.folder import Run
@@ -220,7 +219,6 @@ def _open(file: Path) -> Any:
     except safetensors.SafetensorError:
         read_tensors(file)  # says what is wrong with it
         raise
-
 
 
 def _check_ids(fields: Mapping[str, Any], tokenizer: Tokenizer, origin: str) -> None:
