@@ -125,7 +125,9 @@ def test_a_marians_logits_and_cross_attention_are_those_of_transformers(changes:
     assert len(theirs.cross_attentions) == 2
 
 
-@pytest.mark.parametrize("model", [bert("none"), bert("tokens"), bert("classes"), marian()], ids=lambda m: type(m).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "model", [bert("none"), bert("tokens"), bert("classes"), marian()], ids=lambda model: type(model).__name__
+)
 def test_our_names_and_shapes_are_all_of_their_files_and_no_other(model: Any, tmp_path: Any) -> None:
     import safetensors
 

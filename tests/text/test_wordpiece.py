@@ -107,4 +107,4 @@ def test_our_own_get_a_mask_token_when_asked_and_frame_with_the_end_of_text(
 
 def test_a_mask_token_needs_its_place_in_the_vocabulary() -> None:
     with pytest.raises(ConfigError, match="at least 258"):
-        build(TokenizerConfig, {"vocab": 257, "mask_token": True})
+        build(TokenizerConfig, {"vocab": 257, "mask_token": True}, origin="here")

@@ -1,4 +1,4 @@
-"""What a family of other people's models is: its config in our words, ours in its, and whose tensors ours are made of."""
+"""What a family of other people's models is: configs in their words and ours, and what our tensors are made of."""
 
 from __future__ import annotations
 

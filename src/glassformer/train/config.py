@@ -10,6 +10,7 @@ task = "language"             what is learned, which decides what [data] and [mo
 
     task        model              learns
     language    decoder            to go on with a text
+    mask        encoder            to guess hidden tokens of a text
     translate   encoder-decoder    to write a target for a source
 """
 
@@ -25,7 +26,7 @@ from pydantic import Field, model_validator
 from glassformer.configs import Config, build, merge, override, read_toml
 from glassformer.errors import UsageError, nearest
 from glassformer.model.config import ModelConfig
-from glassformer.text.config import DataConfig, PairConfig, TokenizerConfig
+from glassformer.text.config import DataConfig, MaskConfig, PairConfig, TokenizerConfig
 
 _DURATIONS = ("steps", "tokens", "epochs", "minutes")
 
@@ -196,10 +197,35 @@ class PairRecipe(TransformerRecipe):
     data: PairConfig = PairConfig()
 
 
-AnyRecipe = Recipe | PairRecipe
-RECIPES: dict[str, type[AnyRecipe]] = {"language": Recipe, "translate": PairRecipe}
-_KINDS = {"language": "decoder", "translate": "encoder-decoder"}
-_DEMOS = {"language": "demo", "translate": "demo-translate"}
+class MaskRecipe(TransformerRecipe):
+    """Text in, an encoder out."""
+
+    task: Literal["mask"] = "mask"
+    data: DataConfig = DataConfig()
+    mask: MaskConfig = MaskConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_token_that_hides(cls, values: Any) -> Any:
+        """The tokenizer learns one by itself."""
+        given = values.get("tokenizer", {}) if isinstance(values, Mapping) else None
+        if not isinstance(given, Mapping) or given.get("path"):
+            return values
+        return {**values, "tokenizer": {"mask_token": True, **given}}
+
+    @model_validator(mode="after")
+    def _guesses_tokens(self) -> Self:
+        if self.model.head != "tokens":
+            raise ValueError(f"task 'mask' trains a model with head 'tokens', not '{self.model.head}'")
+        if not (self.tokenizer.path or self.tokenizer.mask_token):
+            raise ValueError("task 'mask' needs tokenizer.mask_token = true")
+        return self
+
+
+AnyRecipe = Recipe | PairRecipe | MaskRecipe
+RECIPES: dict[str, type[AnyRecipe]] = {"language": Recipe, "translate": PairRecipe, "mask": MaskRecipe}
+_KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder"}
+_DEMOS = {"language": "demo", "translate": "demo-translate", "mask": "demo-mask"}
 
 
 class LoadedRecipe(NamedTuple):
