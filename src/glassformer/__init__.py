@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from glassformer.train.config import Recipe, load_recipe
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
+    from glassformer.use.embed import embed
+    from glassformer.use.fill import fill
     from glassformer.use.generate import Generation, generate, stream
     from glassformer.use.load import Loaded, load, save_model
     from glassformer.use.pretrained import from_pretrained, save_pretrained
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
     "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup",
-    "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
+    "embed", "fill", "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
     "save_pretrained", "score", "stream", "text_report", "train", "training", "write_report",
 ]  # fmt: skip
 
@@ -53,6 +55,8 @@ _ROOMS = {
     "model.stacks": ["Decoder"],
     "run.folder": ["Run"],
     "run.report": ["write_report"],
+    "use.embed": ["embed"],
+    "use.fill": ["fill"],
     "use.generate": ["Generation", "generate", "stream"],
     "use.load": ["Loaded", "load", "save_model"],
     "use.pretrained": ["from_pretrained", "save_pretrained"],

@@ -21,6 +21,8 @@ from glassformer.errors import ConfigError, GlassformerError
 _VERBS = {
     "train": "Train a Transformer on text: a recipe, a file or a folder. Without arguments, the demo.",
     "generate": "Let a model go on with a prompt.",
+    "embed": "Turn texts into vectors with an encoder, and compare them.",
+    "fill": "Let an encoder guess the hidden tokens of a text.",
     "score": "Measure how well a model predicts a text.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",

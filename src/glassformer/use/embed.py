@@ -9,14 +9,17 @@ With `normalize` each vector has length 1, so that the product of two is the cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
+from glassformer.text import lines as text_lines
 from glassformer.use.load import Loaded
 from glassformer.use.rows import rows
 
@@ -57,3 +60,19 @@ def compare(vectors: Float[Tensor, "text width"], texts: Sequence[str]) -> list[
         for j in range(i + 1, len(texts))
     ]
     return sorted(pairs, key=lambda row: -float(row["cosine"]))
+
+
+def lines(files: Sequence[Path]) -> Iterator[str]:
+    """The lines of some files, but the empty ones."""
+    for file in files:
+        for (line,) in text_lines.rows(file, ("text",)):
+            if line.strip():
+                yield line.decode("utf-8", "replace")
+
+
+def save_vectors(file: Path, vectors: Float[Tensor, "text width"]) -> Path:
+    """Write an `.npy` file, which NumPy reads as it is."""
+    if file.suffix != ".npy":
+        raise UsageError(f"{file} does not end in .npy.", expected="Vectors are written as NumPy's .npy.")
+    np.save(file, vectors.numpy())
+    return file
