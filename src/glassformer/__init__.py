@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from glassformer.train.config import Recipe, load_recipe
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
+    from glassformer.use.classify import classify
     from glassformer.use.embed import embed
     from glassformer.use.fill import fill
     from glassformer.use.generate import Generation, generate, stream
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
     "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "checkup",
-    "embed", "fill", "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
+    "classify", "embed", "fill", "from_pretrained", "generate", "load", "load_recipe", "look", "save_model",
     "save_pretrained", "score", "stream", "text_report", "train", "training", "write_report",
 ]  # fmt: skip
 
@@ -55,6 +56,7 @@ _ROOMS = {
     "model.stacks": ["Decoder"],
     "run.folder": ["Run"],
     "run.report": ["write_report"],
+    "use.classify": ["classify"],
     "use.embed": ["embed"],
     "use.fill": ["fill"],
     "use.generate": ["Generation", "generate", "stream"],

@@ -23,6 +23,7 @@ _VERBS = {
     "generate": "Let a model go on with a prompt.",
     "embed": "Turn texts into vectors with an encoder, and compare them.",
     "fill": "Let an encoder guess the hidden tokens of a text.",
+    "classify": "Let a classifier tell which class a text is of.",
     "score": "Measure how well a model predicts a text.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",

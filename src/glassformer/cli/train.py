@@ -34,7 +34,7 @@ def train(
 
     Args:
         what: A recipe's name, a recipe.toml, or text files, folders or globs; without it, the demo.
-        task: What to learn from texts of your own: language (when left out), mask or translate.
+        task: What to learn from texts of your own: language (when left out), mask, label or translate.
         run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
         fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
         init_from: Start from these weights: a run, a model folder or a .safetensors file.

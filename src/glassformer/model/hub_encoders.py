@@ -13,6 +13,7 @@ Source: the configs and modules of `transformers` 5 (their attribute names are t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from glassformer.model.config import ModelConfig
@@ -83,9 +84,22 @@ def _write_bert(config: ModelConfig) -> dict[str, Any]:
         "add_pooling_layer": config.pooler,
     }  # fmt: skip
     if config.head == "classes":
-        names = {number: f"LABEL_{number}" for number in range(config.num_classes)}
-        found |= {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        found |= named_classes([f"LABEL_{number}" for number in range(config.num_classes)])
     return found
+
+
+def named_classes(names: Sequence[str]) -> dict[str, Any]:
+    """What their config says about classes."""
+    by_number = {str(number): name for number, name in enumerate(names)}
+    return {"id2label": by_number, "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def class_names(fields: Fields, config: ModelConfig) -> tuple[str, ...]:
+    """The names of a classifier's classes, where their config has them."""
+    if config.head != "classes" or "id2label" not in fields:
+        return ()
+    names = {int(number): str(name) for number, name in fields["id2label"].items()}
+    return tuple(names[number] for number in sorted(names))
 
 
 def _bert_needs(config: ModelConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ task = "language"             what is learned, which decides what [data] and [mo
     task        model              learns
     language    decoder            to go on with a text
     mask        encoder            to guess hidden tokens of a text
+    label       encoder            to tell which class a text is of
     translate   encoder-decoder    to write a target for a source
 """
 
@@ -26,7 +27,7 @@ from pydantic import Field, model_validator
 from glassformer.configs import Config, build, merge, override, read_toml
 from glassformer.errors import UsageError, nearest
 from glassformer.model.config import ModelConfig
-from glassformer.text.config import DataConfig, MaskConfig, PairConfig, TokenizerConfig
+from glassformer.text.config import DataConfig, LabelConfig, MaskConfig, PairConfig, TokenizerConfig
 
 _DURATIONS = ("steps", "tokens", "epochs", "minutes")
 
@@ -222,10 +223,34 @@ class MaskRecipe(TransformerRecipe):
         return self
 
 
-AnyRecipe = Recipe | PairRecipe | MaskRecipe
-RECIPES: dict[str, type[AnyRecipe]] = {"language": Recipe, "translate": PairRecipe, "mask": MaskRecipe}
-_KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder"}
-_DEMOS = {"language": "demo", "translate": "demo-translate", "mask": "demo-mask"}
+class LabelRecipe(TransformerRecipe):
+    """Texts with their classes in, a classifier out."""
+
+    task: Literal["label"] = "label"
+    data: LabelConfig = LabelConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_head_for_classes(cls, values: Any) -> Any:
+        model = values.get("model", {}) if isinstance(values, Mapping) else None
+        return {**values, "model": {"head": "classes", **model}} if isinstance(model, Mapping) else values
+
+    @model_validator(mode="after")
+    def _tells_classes(self) -> Self:
+        if self.model.head != "classes":
+            raise ValueError(f"task 'label' trains a model with head 'classes', not '{self.model.head}'")
+        return self
+
+
+AnyRecipe = Recipe | PairRecipe | MaskRecipe | LabelRecipe
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "language": Recipe,
+    "translate": PairRecipe,
+    "mask": MaskRecipe,
+    "label": LabelRecipe,
+}
+_KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder", "label": "encoder"}
+_DEMOS = {"language": "demo", "translate": "demo-translate", "mask": "demo-mask", "label": "demo-label"}
 
 
 class LoadedRecipe(NamedTuple):

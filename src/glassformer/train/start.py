@@ -23,7 +23,7 @@ from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
 from glassformer.run.tensors import read_tensors
-from glassformer.train.config import AnyRecipe, MaskRecipe, PairRecipe, TrainConfig
+from glassformer.train.config import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -52,6 +52,10 @@ def open_task(recipe: AnyRecipe, base: Path, progress: Progress) -> Task:
             from glassformer.train.masking import MaskTask
 
             return MaskTask(recipe, base, progress)
+        case LabelRecipe():
+            from glassformer.train.labelling import LabelTask
+
+            return LabelTask(recipe, base, progress)
         case _:
             from glassformer.train.language import LanguageTask
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
-from glassformer.model import hub
+from glassformer.model import hub, hub_encoders
 from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run import exports
 from glassformer.run.folder import Run
@@ -90,7 +90,7 @@ def from_pretrained(
 
         model = empty(config, tokenizer, shapes_of(config), origin=str(folder))
         fill(model, read, DTYPES[precision], device)
-    return Loaded(model, tokenizer, config, folder)
+    return Loaded(model, tokenizer, config, folder, classes=hub_encoders.class_names(fields, config))
 
 
 def save_pretrained(
@@ -116,6 +116,8 @@ def save_pretrained(
     family, config = hub.write_config(loaded.config)
     config["dtype"] = str(loaded.dtype).removeprefix("torch.")
     config |= family.ids(loaded.tokenizer.end_of_text)
+    if loaded.classes:
+        config |= hub_encoders.named_classes(loaded.classes)
     weights = dict(loaded.model.named_parameters())
     parts = hub.parts(family, loaded.config)
     size = loaded.model.embed.weight.element_size()

@@ -32,10 +32,13 @@ class Rows:
     """0 for a token, -1 where padded; None when nothing is."""
 
 
-def rows(loaded: Loaded, texts: Sequence[str], *, allow_special: bool = False) -> Iterator[Rows]:
-    """All texts, each once. One longer than the context is refused."""
+def rows(
+    loaded: Loaded, texts: Sequence[str], *, allow_special: bool = False, cut: bool = False
+) -> Iterator[Rows]:
+    """All texts, each once. One longer than the context is refused, or cut to its beginning."""
     tokenizer, most = loaded.tokenizer, loaded.config.context
     framed = [tokenizer.framed(tokenizer.encode(text, allow_special=allow_special)) for text in texts]
+    framed = [ids[:most] for ids in framed] if cut else framed
     for text, ids in zip(texts, framed, strict=True):
         if len(ids) > most:
             raise UsageError(
