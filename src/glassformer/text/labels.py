@@ -116,7 +116,9 @@ def prepare_labels(
     both = {text for text, _ in train} & {text for text, _ in held_out}
     warnings = [f"{len(both)} texts held out are in the training texts too"] * bool(both)
     report = {"sources": table, "classes": {name: counts[name] for name in classes}, "warnings": warnings}
-    return PreparedLabels(made, tuple(classes), parts[0], parts[1], held_out, digest.hexdigest(), report, tuple(warnings))
+    return PreparedLabels(
+        made, tuple(classes), parts[0], parts[1], held_out, digest.hexdigest(), report, tuple(warnings)
+    )
 
 
 def split_labelled(data: LabelConfig, base: Path) -> tuple[list[Labelled], list[Labelled]]:
