@@ -14,6 +14,13 @@ from glassformer.train.config import AnyRecipe
 from glassformer.train.launch import prepare_process
 
 _NO_OVERRIDES = Overrides()
+_NEXT = {
+    "language": 'Let it write: glassformer generate {} --prompt "..."',
+    "mask": 'Let it guess: glassformer fill {} "... <|mask|> ..."',
+    "label": 'Let it tell: glassformer classify {} --text "..."',
+    "translate": 'Let it translate: glassformer translate {} "..."',
+}
+"""What to do with a finished run of each task."""
 
 
 def train(
@@ -79,7 +86,7 @@ def train(
     if not json:
         summary = gf.Run.open(folder).summary()
         facts({**summary, "run": folder, "report": folder / "report.html"})
-        note(f'\nLet it write: glassformer generate {folder} --prompt "..."')
+        note(f"\n{_NEXT[recipe.task].format(folder)}")
 
 
 def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:
