@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
     from glassformer.use.bleu import judge_translations
+    from glassformer.use.classify import classify
+    from glassformer.use.embed import embed
+    from glassformer.use.fill import fill
     from glassformer.use.generate import Generation, generate, stream
     from glassformer.use.gguf import save_gguf
     from glassformer.use.load import Loaded, load, save_model
@@ -43,9 +46,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
     "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "checkup",
-    "from_pretrained", "generate", "judge_translations", "load", "load_recipe", "look", "save_gguf",
-    "save_model", "save_pretrained", "score", "stream", "text_report", "train", "training", "translate",
-    "write_report",
+    "classify", "embed", "fill", "from_pretrained", "generate", "judge_translations", "load", "load_recipe",
+    "look", "save_gguf", "save_model", "save_pretrained", "score", "stream", "text_report", "train",
+    "training", "translate", "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -57,6 +60,9 @@ _ROOMS = {
     "model.stacks": ["Decoder"],
     "run.folder": ["Run"],
     "run.report": ["write_report"],
+    "use.classify": ["classify"],
+    "use.embed": ["embed"],
+    "use.fill": ["fill"],
     "use.generate": ["Generation", "generate", "stream"],
     "use.gguf": ["save_gguf"],
     "use.load": ["Loaded", "load", "save_model"],

@@ -13,6 +13,8 @@ import glassformer as gf
 from glassformer import errors
 from glassformer.cli.main import build
 from glassformer.configs import Config
+from glassformer.text.config import LabelConfig, MaskConfig
+from glassformer.train.config import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -75,10 +77,22 @@ TABLES: dict[str, type[Config]] = {
 }
 
 
+TABLES["mask"] = MaskConfig
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_the_page_of_recipes_has_every_key_of_each_table_and_no_other(table: str) -> None:
-    documented = re.findall(r"^\| `(\w+)` \|", section("docs/recipes.md", rf"\[{table}\].*?"), re.M)
+    documented = re.findall(r"^\| `(\w+)` \|", section("docs/recipes.md", rf"\[{table}\]"), re.M)
     assert sorted(documented) == sorted(TABLES[table].model_fields)
+
+
+def test_the_page_of_recipes_has_every_key_of_labelled_texts_and_every_task() -> None:
+    documented = re.findall(
+        r"^\| `(\w+)` \|", section("docs/recipes.md", r"\[data\] of labelled texts"), re.M
+    )
+    assert sorted(documented) == sorted(LabelConfig.model_fields)
+    text = (ROOT / "docs/recipes.md").read_text("utf-8")
+    assert all(re.search(rf"^\| `{task}` \|", text, re.M) for task in RECIPES)
 
 
 def test_every_recipe_that_comes_with_glassformer_is_described() -> None:

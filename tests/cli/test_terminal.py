@@ -8,10 +8,10 @@ from dataclasses import fields
 
 import pytest
 
-import glassformer as gf
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.terminal import document, facts, sparkline, table
 from glassformer.configs import Config
+from glassformer.train.config import RECIPES
 
 
 def test_off_a_terminal_nothing_is_cut_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,8 @@ def test_a_curve_goes_from_its_highest_to_its_lowest_sign() -> None:
 def test_every_table_of_a_recipe_can_be_overridden_by_flags() -> None:
     tables = {
         name
-        for name, field in gf.Recipe.model_fields.items()
+        for recipe in RECIPES.values()
+        for name, field in recipe.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
     }
     assert {field.name for field in fields(Overrides)} == tables - {"about"}

@@ -79,6 +79,58 @@ def test_what_transformers_writes_we_open_score_and_continue(make: Make, tmp_pat
     assert gf.generate(opened, "a", max_tokens=3).text == gf.generate(made, "a", max_tokens=3).text
 
 
+POST = {"norm": "layernorm", "norm_place": "post", "bias": True, "activation": "gelu", "dropout": 0.0}
+BERT = {**POST, "kind": "encoder", "positions": "learned", "embed_norm": True, "token_types": 2}
+OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "bare": (transformers.AutoModel, {**BERT, "head": "none", "pooler": True}),
+    "bare without pooler": (transformers.AutoModel, {**BERT, "head": "none"}),
+    "masked": (transformers.AutoModelForMaskedLM, {**BERT, "head_bias": True, "head_transform": True}),
+    "classes": (
+        transformers.AutoModelForSequenceClassification,
+        {**BERT, "head": "classes", "classes": 3, "pooler": True},
+    ),
+    "marian": (
+        transformers.AutoModelForSeq2SeqLM,
+        {
+            **POST,
+            "kind": "encoder-decoder",
+            "positions": "sinusoidal_halves",
+            "head_bias": True,
+            "encoder_layers": 3,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_encoders_and_translators_go_to_transformers_and_come_back(
+    make: Make, tmp_path: Path, name: str
+) -> None:
+    auto, settings = OTHERS[name]
+    made = make(**settings)
+    theirs = auto.from_pretrained(save_pretrained(made, tmp_path / "a", shard_bytes=20_000)).eval()
+    ids = torch.arange(1, 31)[None]
+    given = {"decoder_input_ids": ids} if name == "marian" else {}
+    with torch.no_grad():
+        expected = made.model(ids, ids) if name == "marian" else made.model(ids)
+        torch.testing.assert_close(theirs(ids, **given)[0], expected, rtol=0, atol=5e-5)
+    theirs.save_pretrained(tmp_path / "b")
+    made.tokenizer.save(tmp_path / "b" / "tokenizer.json")
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        opened = from_pretrained(folder)
+        mine = dict(made.model.named_parameters())
+        for weight, value in opened.model.named_parameters():
+            if not (name == "bare without pooler" and weight.startswith("pooler")):  # theirs always has one
+                assert torch.equal(value, mine[weight])
+
+
+def test_a_translator_that_begins_with_another_token_is_refused(make: Make, tmp_path: Path) -> None:
+    folder = elsewhere(save_pretrained(make(**OTHERS["marian"][1]), tmp_path / "hf"))
+    change(folder / "config.json", decoder_start_token_id=7)
+    with pytest.raises(ModelError, match="begins what it writes with token 7"):
+        from_pretrained(folder)
+
+
 def test_the_tokenizer_round_trips_through_auto_tokenizer(make: Make, tmp_path: Path) -> None:
     made = make(**FAMILIES["gpt2"])
     theirs = transformers.AutoTokenizer.from_pretrained(save_pretrained(made, tmp_path / "hf"))

@@ -36,3 +36,12 @@ def test_the_demo_begins_to_learn_from_the_standard_library(tmp_path: Path) -> N
     losses = [row["loss"] for row in run.rows()]
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert (run.path / "report.html").exists() and not run.verify()
+
+
+@pytest.mark.slow
+def test_demo_label_tells_packages_apart_as_well_as_it_states(tmp_path: Path) -> None:
+    stated = gf.load_recipe("demo-label").recipe.about.loss
+    assert stated is not None
+    run = gf.train("demo-label", run=tmp_path / "run")
+    last = run.events.curve("validation")[-1]
+    assert last["loss"] <= stated + 0.15 and last["accuracy"] >= 0.85 > 5 * last["commonest_class"]

@@ -43,6 +43,8 @@ class Overrides(TextOverrides):
 
     model: Values = None
     """--model.KEY VALUE: the network."""
+    mask: Values = None
+    """--mask.KEY VALUE: what an encoder has to guess."""
     train: Values = None
     """--train.KEY VALUE: how long, how much at a time."""
     optimizer: Values = None

@@ -99,8 +99,13 @@ class Progress:
             self.message(line + left)
 
     def _validation(self, event: Event) -> None:
-        self._bits_per_byte = f"{event['bits_per_byte']:.3f} bits/byte"
-        self.message(f"step {event['step']:,}: validation loss {event['loss']:.4f}, {self._bits_per_byte}")
+        found = [f"validation loss {event['loss']:.4f}"]
+        if "bits_per_byte" in event:  # of tasks that predict all of a text
+            self._bits_per_byte = f"{event['bits_per_byte']:.3f} bits/byte"
+            found.append(self._bits_per_byte)
+        if "accuracy" in event:
+            found.append(f"{event['accuracy']:.1%} right")
+        self.message(f"step {event['step']:,}: {', '.join(found)}")
 
     def _sample(self, event: Event) -> None:
         text = (event["prompt"] + event["text"]).strip("\n").replace("\n", "\n  | ")

@@ -14,6 +14,13 @@ from glassformer.train.config import AnyRecipe
 from glassformer.train.launch import prepare_process
 
 _NO_OVERRIDES = Overrides()
+_NEXT = {
+    "language": 'Let it write: glassformer generate {} --prompt "..."',
+    "mask": 'Let it guess: glassformer fill {} "... <|mask|> ..."',
+    "label": 'Let it tell: glassformer classify {} --text "..."',
+    "translate": 'Let it translate: glassformer translate {} "..."',
+}
+"""What to do with a finished run of each task."""
 
 
 def train(
@@ -34,7 +41,7 @@ def train(
 
     Args:
         what: A recipe's name, a recipe.toml, or text files, folders or globs; without it, the demo.
-        task: What to learn from texts of your own: language (when left out) or translate.
+        task: What to learn from texts of your own: language (when left out), mask, label or translate.
         run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
         fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
         init_from: Start from these weights: a run, a model folder (Hugging Face's too), a .gguf or a .safetensors
@@ -86,7 +93,7 @@ def train(
     if not json:
         summary = gf.Run.open(folder).summary()
         facts({**summary, "run": folder, "report": folder / "report.html"})
-        note(f'\nLet it write: glassformer generate {folder} --prompt "..."')
+        note(f"\n{_NEXT[recipe.task].format(folder)}")
 
 
 def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:

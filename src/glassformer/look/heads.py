@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glassformer.errors import UsageError
 from glassformer.look.trace import look
-from glassformer.model.stacks import Decoder
+from glassformer.model.stacks import Decoder, Encoder
 from glassformer.text.tokenizer import Tokenizer
 from glassformer.use.load import Loaded
 
@@ -25,7 +25,11 @@ _DULL = 0.5
 
 
 def attention_rows(
-    model: Decoder, tokenizer: Tokenizer, text: str, layer: int | None = None, head: int | None = None
+    model: Decoder | Encoder,
+    tokenizer: Tokenizer,
+    text: str,
+    layer: int | None = None,
+    head: int | None = None,
 ) -> dict[str, Any]:
     """`{tokens, pattern, layer, head}`: the tokens' texts, and for each a row of weights over all tokens.
     Of a text longer than the context, its beginning."""
@@ -35,7 +39,8 @@ def attention_rows(
             raise UsageError(
                 f"There is no {name} {given}.", expected=f"This model has {name}s 0 to {count - 1}."
             )
-    ids = tokenizer.encode(text)[: config.context].tolist()
+    encoded = tokenizer.encode(text)
+    ids = (tokenizer.framed(encoded) if isinstance(model, Encoder) else encoded)[: config.context].tolist()
     trace = look(model, ids, f"blocks.{'*' if layer is None else layer}.attn.pattern")
     patterns = (
         torch.stack([pattern[0] for pattern in trace.values()]).float().cpu()

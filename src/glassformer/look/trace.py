@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError, nearest
 from glassformer.model.config import ModelConfig
 from glassformer.model.places import canonical, find, names
-from glassformer.model.stacks import EncoderDecoder
+from glassformer.model.stacks import Encoder, EncoderDecoder
 from glassformer.model.transformer import Transformer
 from glassformer.text.tokenizer import Tokenizer
 from glassformer.use.load import Loaded
@@ -99,6 +100,8 @@ def look(
     tokenizer = model.tokenizer if isinstance(model, Loaded) else None
     module = model.model if isinstance(model, Loaded) else model
     ids = _ids(tokenizer, text)
+    if isinstance(module, Encoder) and tokenizer is not None and isinstance(text, str | bytes):
+        ids = tokenizer.framed(np.array(ids, np.int64)).tolist()
     pair = isinstance(module, EncoderDecoder)
     if pair != (target is not None):
         raise UsageError(

@@ -28,6 +28,7 @@ from torch import Tensor
 from glassformer.errors import ModelError
 from glassformer.model import hub
 from glassformer.model.config import ModelConfig
+from glassformer.model.hub_family import Part
 from glassformer.model.shapes import shapes
 
 EMBEDDING, POSITIONS, HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
@@ -69,7 +70,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Paired(hub.Part):
+class Paired(Part):
     """Rows below one another, the first two of which, q and k, have their heads' pairs side by side."""
 
     heads_of: tuple[int, int] = (1, 1)
@@ -173,14 +174,14 @@ def write_config(config: ModelConfig) -> tuple[Architecture, dict[str, Any]]:
     return architecture, {"general.architecture": stem} | {f"{stem}.{k}": v for k, v in values.items()}
 
 
-def parts(architecture: Architecture, config: ModelConfig) -> list[hub.Part]:
+def parts(architecture: Architecture, config: ModelConfig) -> list[Part]:
     """What each of our tensors is made of."""
     kv = config.num_kv_heads
     rows = [size * config.head_width for size in (config.num_heads, kv, kv)]
-    found: list[hub.Part] = []
+    found: list[Part] = []
     for ours, shape in shapes(config).items():
-        block, name, kind = hub.taken_apart(ours)
-        stem = block.replace("blocks", "blk")
+        stack, layer, name, kind = hub.taken_apart(ours)
+        stem = f"blk.{layer}." if stack else ""
         if name == "attn.qkv" and not architecture.fused:
             names, sizes = ["attn_q", "attn_k", "attn_v"], rows
         elif name == "mlp.up" and architecture.gated:
@@ -191,7 +192,7 @@ def parts(architecture: Architecture, config: ModelConfig) -> list[hub.Part]:
         if len(names) == 3 and architecture.paired:
             found.append(Paired(ours, theirs, "rows", heads_of=(config.num_heads, kv)))
         else:
-            found.append(hub.Part(ours, theirs, "rows" if len(names) > 1 else "same"))
+            found.append(Part(ours, theirs, "rows" if len(names) > 1 else "same"))
     return found
 
 

@@ -1,9 +1,9 @@
-"""Other people's decoders: how GPT-2, Llama, Qwen2, Qwen3, Arcee and GPT-NeoX call what we call by other names.
+"""Other people's models: how GPT-2, Llama, Qwen2, Qwen3, Arcee and GPT-NeoX call what we call by other names.
 
-A family is four things: its `model_type`, its config in our words, ours in its words, and for each of our
-tensors the `Part` that says which of theirs it is made of. Each part has an inverse, so ours -> theirs ->
-ours is the identity to the bit (a test holds it). Only this file and its sibling `gguf_names.py`, for GGUF
-files, know their names.
+A family (`hub_family.py`) is four things: its `model_type`, its config in our words, ours in its words, and for
+each of our tensors the `Part` that says which of theirs it is made of. Each part has an inverse, so ours ->
+theirs -> ours is the identity to the bit (a test holds it). Only this file, `hub_encoders.py`, which has BERT and
+Marian, and `gguf_names.py`, for GGUF files, know their names.
 
     qkv   Llama and kin q_proj, k_proj, v_proj below one another
           GPT-2         c_attn, kept as inputs x outputs ("Conv1D"), so transposed, like its other matrices
@@ -19,78 +19,15 @@ Source: the configs and modules of `transformers` 5 (their attribute names are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from glassformer.configs import build
 from glassformer.errors import ModelError
+from glassformer.model import hub_encoders
 from glassformer.model.config import ModelConfig
-from glassformer.model.shapes import shapes
-
-Shape = tuple[int, ...]
-Fields = Mapping[str, Any]
-
-_ACTIVATIONS = {
-    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu", "swish": "silu",
-    "relu": "relu", "relu2": "relu_squared",
-}  # fmt: skip
-_THEIR_ACTIVATION = {
-    "gelu_tanh": "gelu_new",
-    "gelu": "gelu",
-    "silu": "silu",
-    "relu": "relu",
-    "relu_squared": "relu2",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One of our tensors and those of theirs that it is made of."""
-
-    ours: str
-    theirs: dict[str, Shape]
-    """Their names and shapes, in the order in which they lie in ours."""
-    how: str = "same"
-    """`same`; `rows`: below one another; `turned`: transposed; `heads`: q, k and v head by head."""
-    heads: int = 1
-
-    def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Theirs -> ours. A view where it can be one."""
-        if self.how == "rows":
-            return torch.cat(list(tensors))
-        (tensor,) = tensors
-        if self.how == "heads":
-            return tensor.view(self.heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
-        return tensor.t() if self.how == "turned" else tensor
-
-    def split(self, tensor: Tensor) -> list[Tensor]:
-        """Ours -> theirs."""
-        if self.how == "rows":
-            return list(torch.split(tensor, [shape[0] for shape in self.theirs.values()]))
-        if self.how == "heads":
-            return [tensor.reshape(3, self.heads, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)]
-        return [tensor.t() if self.how == "turned" else tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One way to write a decoder."""
-
-    model_type: str
-    architecture: str
-    prefix: str
-    """Before most names; files of the bare model leave it out."""
-    read: Callable[[Fields, list[str]], dict[str, Any]]
-    """Their config in our words; what cannot be said goes on the list."""
-    write: Callable[[ModelConfig], dict[str, Any]]
-    needs: Callable[[ModelConfig], dict[str, Any]]
-    """What our config must say for this family to express it."""
-    names: Mapping[str, str]
-    """Our part of a name -> theirs."""
+from glassformer.model.hub_family import THEIR_ACTIVATION, Family, Fields, Part, activation
+from glassformer.model.shapes import in_block, shapes
 
 
 def family_of(fields: Fields) -> Family:
@@ -105,10 +42,24 @@ def family_of(fields: Fields) -> Family:
     return FAMILIES[kind]
 
 
-def read_config(fields: Fields, *, origin: str = "config.json", found: Sequence[str] = ()) -> ModelConfig:
+def read_config(
+    fields: Fields,
+    *,
+    tensors: Collection[str] = (),
+    origin: str = "config.json",
+    found: Sequence[str] = (),
+) -> ModelConfig:
     """Their config as ours, or a ModelError with everything in it that cannot be represented, beside what the
-    caller has `found` already."""
+    caller has `found` already.
+
+    `tensors` are the names in their files, which say what a BERT's config leaves open: whether it has a pooler.
+    """
     family, problems = family_of(fields), list(found)
+    if family.model_type == "bert" and tensors:
+        fields = {
+            **fields,
+            "add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in tensors),
+        }
     for key, reason in _NEVER.items():
         if fields.get(key):
             problems.append(f"{key} = {fields[key]!r}: {reason}")
@@ -129,7 +80,7 @@ def read_config(fields: Fields, *, origin: str = "config.json", found: Sequence[
 def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
     """Ours as the config of the first family that can say all of it, or a ModelError with what prevents each."""
     reasons = []
-    for family in FAMILIES.values():
+    for family in (one for one in FAMILIES.values() if one.kind == config.kind):
         wrong = [
             f"{key} = {_shown(getattr(config, key))}, needs {_shown(value)}"
             for key, value in family.needs(config).items()
@@ -152,16 +103,21 @@ def parts(family: Family, config: ModelConfig) -> list[Part]:
     d_head, gate = config.head_width, config.ff_width
     rows = [config.num_heads * d_head, config.num_kv_heads * d_head, config.num_kv_heads * d_head]
     for ours, shape in shapes(config).items():
-        block, name, kind = taken_apart(ours)
-        their = family.names[name]
-        stem = f"{family.prefix}.{block}" if block else ("" if name == "head" else f"{family.prefix}.")
-        stem = stem.replace("blocks", family.names["blocks"])
+        stack, layer, name, kind = taken_apart(ours)
+        if ours in family.names and config.head == "tokens":  # one that is called otherwise altogether
+            theirs = family.names[ours]
+            alone = {theirs: (1, *shape)} if theirs in _ONE_ROW else {theirs: shape}
+            found.append(Part(ours, alone, "one row" if theirs in _ONE_ROW else "same"))
+            continue
+        their = family.names["classes" if name == "head" and config.head == "classes" else name]
+        stem = "" if name in family.outside or config.head == "none" else f"{family.prefix}."
+        stem += f"{family.names[stack]}.{layer}." if stack else ""
         names = [f"{stem}{one}.{kind}" for one in their.split(" ")]
         if len(names) > 1:
-            sizes = rows if name == "attn.qkv" else [gate, gate]
-            theirs = {one: (size, *shape[1:]) for one, size in zip(names, sizes, strict=True)}
-            found.append(Part(ours, theirs, "rows"))
-        elif family.model_type == "gpt2" and block and len(shape) == 2:
+            sizes = rows if name.endswith(".qkv") else [gate, gate]
+            several = {one: (size, *shape[1:]) for one, size in zip(names, sizes, strict=True)}
+            found.append(Part(ours, several, "rows"))
+        elif family.model_type == "gpt2" and stack and len(shape) == 2:
             found.append(Part(ours, {names[0]: shape[::-1]}, "turned"))
         elif family.model_type == "gpt_neox" and name == "attn.qkv":
             found.append(Part(ours, {names[0]: shape}, "heads", config.num_heads))
@@ -170,10 +126,21 @@ def parts(family: Family, config: ModelConfig) -> list[Part]:
     return found
 
 
+def their_name(family: Family, name: str, expected: Collection[str]) -> str:
+    """The full name of a tensor in their file: a bare model's files leave out the prefix, old ones of BERT call a
+    norm's weight and bias gamma and beta."""
+    prefix = f"{family.prefix}."
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    bare = name.removeprefix(prefix)
+    return next((one for one in (name, prefix + name, bare) if one in expected), name)
+
+
 def is_computed(family: Family, name: str, config: ModelConfig) -> bool:
-    """Whether a tensor in their file is no weight: a mask or table, or the tied head written out again."""
+    """Whether a tensor in their file is no weight of this model: a mask or table, the tied head written out again,
+    or the head of another task."""
     tail = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
-    return name.endswith(tail) or (config.tied and name == f"{family.names['head']}.weight")
+    tied = config.tied and name == f"{family.names['head']}.weight"
+    return name.endswith(tail) or tied or hub_encoders.is_computed(family, name)
 
 
 _NEVER = {
@@ -187,23 +154,21 @@ _NEVER = {
 }
 
 
-def taken_apart(name: str) -> tuple[str, str, str]:
-    """`blocks.3.attn.qkv.weight` -> `blocks.3.`, `attn.qkv`, `weight`."""
+_ONE_ROW = {"final_logits_bias"}
+"""Theirs that are matrices of one row."""
+
+
+def taken_apart(name: str) -> tuple[str, str, str, str]:
+    """`blocks.3.attn.qkv.weight` -> `blocks`, `3`, `attn.qkv`, `weight`."""
     stem, kind = name.rsplit(".", 1)
-    if not stem.startswith("blocks."):
-        return "", stem, kind
-    _, layer, inner = stem.split(".", 2)
-    return f"blocks.{layer}.", inner, kind
+    if not in_block(name):
+        return "", "", stem, kind
+    stack, layer, inner = stem.split(".", 2)
+    return stack, layer, inner, kind
 
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _activation(name: str, key: str, problems: list[str]) -> str:
-    if name not in _ACTIVATIONS:
-        problems.append(f"{key} = {name!r}: this activation is not one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS.get(name, "gelu")
 
 
 def _rope(fields: Fields, problems: list[str], fraction: float = 1.0) -> dict[str, Any]:
@@ -227,7 +192,7 @@ def _read_gpt2(fields: Fields, problems: list[str]) -> dict[str, Any]:
         "vocab": fields.get("vocab_size", 50257), "width": fields["n_embd"], "layers": fields["n_layer"],
         "heads": fields["n_head"], "context": fields.get("n_positions", fields.get("n_ctx", 1024)),
         "feedforward": fields.get("n_inner") or 4 * fields["n_embd"], "positions": "learned", "norm": "layernorm",
-        "activation": _activation(fields.get("activation_function", "gelu_new"), "activation_function", problems),
+        "activation": activation(fields.get("activation_function", "gelu_new"), "activation_function", problems),
         "norm_epsilon": fields.get("layer_norm_epsilon", 1e-5), "bias": True,
         "tied": fields.get("tie_word_embeddings", True), "dropout": dropout.pop() if len(dropout) == 1 else 0.0,
     }  # fmt: skip
@@ -238,7 +203,7 @@ def _write_gpt2(config: ModelConfig) -> dict[str, Any]:
     return {
         "n_embd": config.width, "n_layer": config.layers, "n_head": config.num_heads, "n_inner": config.ff_width,
         "n_positions": config.context, "n_ctx": config.context, "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": _THEIR_ACTIVATION[config.activation], **drops,
+        "activation_function": THEIR_ACTIVATION[config.activation], **drops,
     }  # fmt: skip
 
 
@@ -263,7 +228,7 @@ def _read_llama(fields: Fields, problems: list[str]) -> dict[str, Any]:
         "vocab": fields["vocab_size"], "width": width, "layers": layers, "heads": heads,
         "kv_heads": fields.get("num_key_value_heads") or heads, "context": context,
         "head_size": None if d_head * heads == width else d_head, "feedforward": fields["intermediate_size"],
-        "activation": _activation(act, "hidden_act", problems), "gated": kind != "arcee",
+        "activation": activation(act, "hidden_act", problems), "gated": kind != "arcee",
         "norm_epsilon": fields.get("rms_norm_eps", 1e-6), "tied": fields.get("tie_word_embeddings", False),
         "bias": attention, "qkv_bias": kind == "qwen2", "qk_norm": kind == "qwen3", **_rope(fields, problems),
     }  # fmt: skip
@@ -274,7 +239,7 @@ def _write_llama(config: ModelConfig) -> dict[str, Any]:
         "hidden_size": config.width, "num_hidden_layers": config.layers, "intermediate_size": config.ff_width,
         "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_width, "max_position_embeddings": config.context, "rms_norm_eps": config.norm_epsilon,
-        "hidden_act": _THEIR_ACTIVATION[config.activation], "attention_bias": config.bias, "mlp_bias": config.bias,
+        "hidden_act": THEIR_ACTIVATION[config.activation], "attention_bias": config.bias, "mlp_bias": config.bias,
         "rope_theta": config.rope_base, "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
     }  # fmt: skip
 
@@ -286,7 +251,7 @@ def _read_neox(fields: Fields, problems: list[str]) -> dict[str, Any]:
         "vocab": fields["vocab_size"], "width": fields["hidden_size"], "layers": fields["num_hidden_layers"],
         "heads": fields["num_attention_heads"], "context": fields.get("max_position_embeddings", 2048),
         "feedforward": fields["intermediate_size"], "norm": "layernorm", "bias": True,
-        "activation": _activation(fields.get("hidden_act", "gelu"), "hidden_act", problems),
+        "activation": activation(fields.get("hidden_act", "gelu"), "hidden_act", problems),
         "norm_epsilon": fields.get("layer_norm_eps", 1e-5), "tied": fields.get("tie_word_embeddings", False),
         "parallel": fields.get("use_parallel_residual", True), **_rope(fields, problems, 0.25),
     }  # fmt: skip
@@ -301,7 +266,7 @@ def _write_neox(config: ModelConfig) -> dict[str, Any]:
     return {
         "hidden_size": config.width, "num_hidden_layers": config.layers, "num_attention_heads": config.num_heads,
         "intermediate_size": config.ff_width, "max_position_embeddings": config.context,
-        "layer_norm_eps": config.norm_epsilon, "hidden_act": _THEIR_ACTIVATION[config.activation],
+        "layer_norm_eps": config.norm_epsilon, "hidden_act": THEIR_ACTIVATION[config.activation],
         "use_parallel_residual": config.parallel, "attention_bias": True, "rotary_pct": config.rotary_fraction,
         "rotary_emb_base": config.rope_base, "rope_parameters": rope,
     }  # fmt: skip
@@ -311,7 +276,13 @@ def _needs(**settings: Any) -> Callable[[ModelConfig], dict[str, Any]]:
     """Settings that must be so; the heads must divide the width, as their checks demand."""
 
     def needs(config: ModelConfig) -> dict[str, Any]:
-        plain = {"norm_place": "pre", "scale_embeddings": False, **settings}
+        plain = {
+            "norm_place": "pre",
+            "scale_embeddings": False,
+            "embed_norm": False,
+            "head_bias": False,
+            **settings,
+        }
         if config.width % config.num_heads:
             plain["width"] = config.num_heads * -(-config.width // config.num_heads)
         if settings["norm"] == "layernorm":  # their heads are width / heads, each with its own key and value
@@ -372,6 +343,7 @@ FAMILIES: dict[str, Family] = {
             _needs(positions="rope", **_WIDE), _NEOX_NAMES,
         ),
         _llama_like("mistral", "MistralForCausalLM"),
+        *hub_encoders.FAMILIES,
     )
 }  # fmt: skip
 """In the order in which they are tried for a model of ours; Mistral comes after Llama, which says the same."""

@@ -131,6 +131,38 @@ class MaskConfig(Config):
         return self
 
 
+class LabelConfig(Config):
+    """`[data]` of a classifier: texts with their classes."""
+
+    paths: tuple[str, ...] = Field(("python:packages",), min_length=1)
+    """.tsv (text, then label), .csv, .jsonl or .parquet; or `python:packages`, functions of Python's standard
+    library and the package each is from."""
+    validation_paths: tuple[str, ...] = ()
+    """Texts to hold out, given in the same way; left out, a fraction of `paths` is."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Fraction held out, each text by its own hash."""
+    text_field: str = "text"
+    """The field that holds the text (.csv, .jsonl, .parquet)."""
+    label_field: str = "label"
+    """The field that holds its class."""
+    encoding: Encoding = "strict"
+    """Invalid UTF-8, as for text."""
+
+    @field_validator("paths", "validation_paths", mode="before")
+    @classmethod
+    def _one_path_is_a_list_of_one(cls, paths: Any) -> Any:
+        return (paths,) if isinstance(paths, str) else paths
+
+    @model_validator(mode="after")
+    def _tables(self) -> Self:
+        for path in (*self.paths, *self.validation_paths):
+            if not is_table(path) and not path.startswith("python:"):
+                raise ValueError(
+                    f"{path} cannot hold texts with labels; give a .tsv, .csv, .jsonl or .parquet"
+                )
+        return self
+
+
 SMALLEST_BPE = 257
 """256 bytes and `<|endoftext|>`."""
 
@@ -146,14 +178,17 @@ class TokenizerConfig(Config):
     """Unicode normalisation before encoding; `none` keeps the round trip exact."""
     training_bytes: int = Field(200_000_000, ge=1)
     """At most this much text is used to learn the vocabulary (every n-th document of a larger corpus)."""
+    mask_token: bool = False
+    """A token `<|mask|>` that stands for a hidden one; the task `mask` asks for it by itself."""
     path: str | None = None
     """A `tokenizer.json` to use as it is, instead of training one."""
 
     @model_validator(mode="after")
     def _vocab_holds_all_bytes(self) -> Self:
-        if self.kind == "bpe" and self.path is None and self.vocab < SMALLEST_BPE:
+        smallest = SMALLEST_BPE + self.mask_token
+        if self.kind == "bpe" and self.path is None and self.vocab < smallest:
             raise ValueError(
-                f"vocab {self.vocab} is too small for kind 'bpe': it needs at least {SMALLEST_BPE} "
-                "(256 bytes and 1 special token); use kind 'bytes' for the smallest vocabulary"
+                f"vocab {self.vocab} is too small for kind 'bpe': it needs at least {smallest} (256 bytes and "
+                f"{smallest - 256} special token{'s' * self.mask_token}); use kind 'bytes' for the smallest vocabulary"
             )
         return self

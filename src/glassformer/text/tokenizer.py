@@ -1,4 +1,4 @@
-"""Bytes <-> ids, by the `tokenizers` library, with an exact round trip for any bytes.
+"""Bytes <-> ids, by the `tokenizers` library, with an exact round trip for any bytes but by `wordpiece`.
 
 | kind       | a token is                                                              |
 |------------|-------------------------------------------------------------------------|
@@ -6,10 +6,15 @@
 |            | (Sennrich et al. 2016; Radford et al. 2019)                             |
 | characters | one Unicode character of the training text                              |
 | bytes      | one byte: id = byte                                                     |
+| wordpiece  | a word of BERT's list, or a piece of one (Schuster and Nakajima 2012)   |
 
-Each has one special token, `<|endoftext|>`, that ends a document. Typed in a text it is ordinary text; only
-`allow_special=True` reads it as the special token. With `bpe` and `bytes` a byte that is not valid UTF-8
-becomes the token of that byte, so nothing is lost.
+Each of the first three has a special token, `<|endoftext|>`, that ends a document, and with `mask_token` another,
+`<|mask|>`, that stands for a hidden token. `wordpiece` is read from BERT's `tokenizer.json`, not trained; `[SEP]`
+ends its texts and `[MASK]` hides. It is not exact: upper case and accents are lost, spaces are guessed and unknown
+words are all `[UNK]`, so no token stands for bytes and bits per byte are not known.
+
+Typed in a text a special token is ordinary text; only `allow_special=True` reads it as what it is. With `bpe` and
+`bytes` a byte that is not valid UTF-8 becomes the token of that byte, so nothing is lost.
 
 A long text is encoded in pieces, cut between a letter or digit and the white space after it. No word of
 GPT-2's pattern (nor of its descendants') reaches across such a place, and none looks behind it, so the ids
@@ -36,11 +41,13 @@ from glassformer.errors import TokenizerError
 from glassformer.files import write_json, write_text
 from glassformer.text.config import TokenizerConfig
 
-Kind = Literal["bpe", "characters", "bytes"]
+Kind = Literal["bpe", "characters", "bytes", "wordpiece"]
 Ids = NDArray[np.int64]
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT, MASK = "<|endoftext|>", "<|mask|>"
 ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # as other people's files call it
+MASKS = (MASK, "[MASK]", "<mask>")
+BEFORE_TEXT = "[CLS]"  # of BERT
 PIECE, LONGEST_PIECE = 2**17, 2**20  # characters
 BYTES_AT_ONCE = 4 * 2**20  # the library needs about 100 bytes of memory for each token it holds
 MIN_FREQUENCY = 2  # a pair seen once teaches nothing
@@ -55,6 +62,8 @@ class Tokenizer:
         _survive_forks()
         self._library = library
         self._library.encode_special_tokens = True  # read specials in text as text
+        self._library.no_padding()  # which files from elsewhere may ask for
+        self._library.no_truncation()
         canonical = json.dumps(json.loads(library.to_str()), sort_keys=True, separators=(",", ":"))
         self._json: dict[str, Any] = json.loads(canonical)
         self.digest = hashlib.sha256(canonical.encode()).hexdigest()
@@ -64,6 +73,8 @@ class Tokenizer:
             t["content"]: t["id"] for t in self._json["added_tokens"] if t["special"]
         }
         self.end_of_text = _end_of_text(self.specials)
+        self.mask = next((self.specials[name] for name in MASKS if name in self.specials), None)
+        """The id that stands for a hidden token, of tokenizers that have one."""
         self._bytes = _bytes_of_each_id(self)
         self.token_bytes: NDArray[np.int32] = np.array([len(b) for b in self._bytes], np.int32)
         self._single = _id_of_each_unit(self)
@@ -99,6 +110,7 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": next(name for name, number in self.specials.items() if number == self.end_of_text),
             "clean_up_tokenization_spaces": False,
+            **{key: name for key, names in _ROLES.items() for name in names if name in self.specials},
         }
         write_json(path.with_name("tokenizer_config.json"), beside)
 
@@ -120,8 +132,17 @@ class Tokenizer:
             [ids for pair in zip(between, [*specials, between[-1][:0]], strict=True) for ids in pair]
         )
 
+    def framed(self, ids: Ids) -> Ids:
+        """What an encoder reads of a text: `[CLS] ids [SEP]` by BERT's tokenizer, `<|endoftext|> ids` by ours, as
+        texts stand in a training row."""
+        if self.kind == "wordpiece":
+            return np.concatenate([[self.specials[BEFORE_TEXT]], ids, [self.end_of_text]]).astype(np.int64)
+        return np.concatenate([[self.end_of_text], ids]).astype(np.int64)
+
     def encode_batch(self, documents: list[bytes]) -> list[Ids]:
         """The ids of each document, on all threads."""
+        if self.kind == "wordpiece":  # which has no tokens for stray bytes
+            documents = [data.decode("utf-8", "replace").encode() for data in documents]
         if self.kind == "bytes" and not self._library.normalizer:
             return [self._single[np.frombuffer(data, np.uint8)] for data in documents]
         if self.kind == "characters":
@@ -141,7 +162,7 @@ class Tokenizer:
         return [np.concatenate(ids) if ids else np.empty(0, np.int64) for ids in found]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of `ids`; special tokens have none."""
+        """The exact bytes of `ids` (of `wordpiece`: its words, spaces guessed); special tokens have none."""
         table = self._bytes
         numbers = [int(i) for i in ids]
         if numbers and not (min(numbers) >= 0 and max(numbers) < len(table)):
@@ -151,6 +172,9 @@ class Tokenizer:
                 expected=f"Ids from 0 to {len(table) - 1}.",
                 do="Use the tokenizer that made these ids.",
             )
+        if self.kind == "wordpiece":
+            text: str = self._library.decode(numbers)
+            return text.encode()
         return b"".join([table[number] for number in numbers])
 
     def beginning_with(self, start: bytes) -> NDArray[np.bool_]:
@@ -192,7 +216,7 @@ def _bpe(config: TokenizerConfig, texts: Iterator[str]) -> tokenizers.Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab,
         min_frequency=MIN_FREQUENCY,
-        special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
+        special_tokens=_specials(config),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -212,7 +236,7 @@ def _characters(config: TokenizerConfig, documents: Iterable[bytes]) -> tokenize
     library.model = models.WordLevel(vocab, unk_token=END_OF_TEXT)
     library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     library.decoder = decoders.Fuse()
-    library.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    library.add_special_tokens(_specials(config))
     return library
 
 
@@ -223,8 +247,13 @@ def _every_byte(config: TokenizerConfig) -> tokenizers.Tokenizer:
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.decoder = decoders.ByteLevel()
     _normalize(library, config)
-    library.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    library.add_special_tokens(_specials(config))
     return library
+
+
+def _specials(config: TokenizerConfig) -> list[AddedToken]:
+    names = [END_OF_TEXT, *([MASK] if config.mask_token else [])]
+    return [AddedToken(name, special=True, normalized=False) for name in names]
 
 
 def _normalize(library: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
@@ -291,11 +320,21 @@ def _kind(content: dict[str, Any]) -> Kind:
         return "characters"
     if model["type"] == "BPE" and '"ByteLevel"' in decoder:
         return "bpe" if model["merges"] else "bytes"
+    specials = {token["content"] for token in content["added_tokens"] if token["special"]}
+    if model["type"] == "WordPiece" and {BEFORE_TEXT, "[SEP]"} <= specials:
+        return "wordpiece"
     raise TokenizerError(
         f"A {model['type']} tokenizer with decoder {decoder} is not one that glassformer reads.",
-        expected="Byte-level BPE (as GPT-2 and Llama 3 use), or one that glassformer wrote.",
+        expected="Byte-level BPE (as GPT-2 and Llama 3 use), BERT's WordPiece, or one that glassformer wrote.",
         do="Leave tokenizer.path out to train one.",
     )
+
+
+_ROLES = {
+    "mask_token": MASKS, "cls_token": ("[CLS]",), "sep_token": ("[SEP]",), "pad_token": ("[PAD]",),
+    "unk_token": ("[UNK]",),
+}  # fmt: skip
+"""What `transformers` calls special tokens."""
 
 
 def _end_of_text(specials: dict[str, int]) -> int:
@@ -314,7 +353,7 @@ def _bytes_of_each_id(tokenizer: Tokenizer) -> list[bytes]:
     table = [b""] * tokenizer.vocab_size
     added = {token["content"] for token in tokenizer._json["added_tokens"]}
     for token, number in tokenizer._library.get_vocab(with_added_tokens=True).items():
-        if token in tokenizer.specials:
+        if token in tokenizer.specials or tokenizer.kind == "wordpiece":
             continue
         whole = tokenizer.kind == "characters" or token in added
         table[number] = token.encode() if whole else bytes(byte_of[letter] for letter in token)

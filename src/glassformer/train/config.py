@@ -10,6 +10,8 @@ task = "language"             what is learned, which decides what [data] and [mo
 
     task        model              learns
     language    decoder            to go on with a text
+    mask        encoder            to guess hidden tokens of a text
+    label       encoder            to tell which class a text is of
     translate   encoder-decoder    to write a target for a source
 """
 
@@ -25,7 +27,7 @@ from pydantic import Field, model_validator
 from glassformer.configs import Config, build, merge, override, read_toml
 from glassformer.errors import UsageError, nearest
 from glassformer.model.config import ModelConfig
-from glassformer.text.config import DataConfig, PairConfig, TokenizerConfig
+from glassformer.text.config import DataConfig, LabelConfig, MaskConfig, PairConfig, TokenizerConfig
 
 _DURATIONS = ("steps", "tokens", "epochs", "minutes")
 
@@ -196,10 +198,59 @@ class PairRecipe(TransformerRecipe):
     data: PairConfig = PairConfig()
 
 
-AnyRecipe = Recipe | PairRecipe
-RECIPES: dict[str, type[AnyRecipe]] = {"language": Recipe, "translate": PairRecipe}
-_KINDS = {"language": "decoder", "translate": "encoder-decoder"}
-_DEMOS = {"language": "demo", "translate": "demo-translate"}
+class MaskRecipe(TransformerRecipe):
+    """Text in, an encoder out."""
+
+    task: Literal["mask"] = "mask"
+    data: DataConfig = DataConfig()
+    mask: MaskConfig = MaskConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_token_that_hides(cls, values: Any) -> Any:
+        """The tokenizer learns one by itself."""
+        given = values.get("tokenizer", {}) if isinstance(values, Mapping) else None
+        if not isinstance(given, Mapping) or given.get("path"):
+            return values
+        return {**values, "tokenizer": {"mask_token": True, **given}}
+
+    @model_validator(mode="after")
+    def _guesses_tokens(self) -> Self:
+        if self.model.head != "tokens":
+            raise ValueError(f"task 'mask' trains a model with head 'tokens', not '{self.model.head}'")
+        if not (self.tokenizer.path or self.tokenizer.mask_token):
+            raise ValueError("task 'mask' needs tokenizer.mask_token = true")
+        return self
+
+
+class LabelRecipe(TransformerRecipe):
+    """Texts with their classes in, a classifier out."""
+
+    task: Literal["label"] = "label"
+    data: LabelConfig = LabelConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_head_for_classes(cls, values: Any) -> Any:
+        model = values.get("model", {}) if isinstance(values, Mapping) else None
+        return {**values, "model": {"head": "classes", **model}} if isinstance(model, Mapping) else values
+
+    @model_validator(mode="after")
+    def _tells_classes(self) -> Self:
+        if self.model.head != "classes":
+            raise ValueError(f"task 'label' trains a model with head 'classes', not '{self.model.head}'")
+        return self
+
+
+AnyRecipe = Recipe | PairRecipe | MaskRecipe | LabelRecipe
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "language": Recipe,
+    "translate": PairRecipe,
+    "mask": MaskRecipe,
+    "label": LabelRecipe,
+}
+_KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder", "label": "encoder"}
+_DEMOS = {"language": "demo", "translate": "demo-translate", "mask": "demo-mask", "label": "demo-label"}
 
 
 class LoadedRecipe(NamedTuple):

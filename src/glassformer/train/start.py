@@ -23,7 +23,7 @@ from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
-from glassformer.train.config import AnyRecipe, PairRecipe, TrainConfig
+from glassformer.train.config import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -48,6 +48,14 @@ def open_task(recipe: AnyRecipe, base: Path, progress: Progress) -> Task:
             from glassformer.train.translation import TranslationTask
 
             return TranslationTask(recipe, base, progress)
+        case MaskRecipe():
+            from glassformer.train.masking import MaskTask
+
+            return MaskTask(recipe, base, progress)
+        case LabelRecipe():
+            from glassformer.train.labelling import LabelTask
+
+            return LabelTask(recipe, base, progress)
         case _:
             from glassformer.train.language import LanguageTask
 

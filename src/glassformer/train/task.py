@@ -2,6 +2,7 @@
 
     language    train/language.py       a decoder goes on with a text
     mask        train/masking.py        an encoder guesses hidden tokens
+    label       train/labelling.py      an encoder tells which class a text is of
     translate   train/translation.py    an encoder-decoder writes a target for a source
 
 A task is made from its recipe before the first step, with its data read and its model's sizes known. The loop
@@ -119,7 +120,7 @@ class OnTokens(Task):
 
     config: ModelConfig
 
-    def __init__(self, recipe: TransformerRecipe, tokenizer: Tokenizer) -> None:
+    def __init__(self, recipe: TransformerRecipe, tokenizer: Tokenizer, classes: int | None = None) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
         size = tokenizer.vocab_size
         if recipe.model.vocab is not None and recipe.model.vocab < size:
@@ -128,7 +129,9 @@ class OnTokens(Task):
                 [f"model.vocab is {recipe.model.vocab}, but the tokenizer has {size} tokens"],
                 do="Leave model.vocab out, or raise it.",
             )
-        self.config = recipe.model.model_copy(update={"vocab": recipe.model.vocab or size})
+        self.config = recipe.model.model_copy(
+            update={"vocab": recipe.model.vocab or size, "classes": classes}
+        )
         self.shapes, self.matrices = shapes(self.config), matrices(self.config)
         self.flops_per_token = count.flops_per_token(self.config, "matmul")
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from glassformer.errors import UsageError
-from glassformer.model import gguf_names, hub
+from glassformer.model import gguf_names
 from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run.folder import Run
 from glassformer.text.gguf_vocabulary import read_tokenizer, write_tokenizer
@@ -107,7 +107,7 @@ def _format(name: str, shape: tuple[int, ...], dtype: GgufType) -> Format:
     return FORMATS["F16"] if shape[-1] % form.block else form
 
 
-def _numbers(part: hub.Part, number: int, weight: Tensor) -> Callable[[], Floats]:
+def _numbers(part: Part, number: int, weight: Tensor) -> Callable[[], Floats]:
     """What gives one of their tensors when its turn comes."""
 
     def read() -> Floats:

@@ -1,6 +1,6 @@
 """A run or a model folder -> a model that is ready to use, its weights frozen.
 
-    model/  config.json        {"model_type": "glassformer", ...} and the fields of ModelConfig
+    model/  config.json        {"model_type": "glassformer", ...}, the fields of ModelConfig, and the names of classes
             model.safetensors  every weight under its name in model/stacks.py; a tied head is not stored twice
             tokenizer.json
             manifest.json      SHA-256 of each, checked first; a folder from elsewhere may lack it
@@ -43,6 +43,8 @@ Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", Decoder, Encoder, EncoderDecoder)
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+LABELS = "labels.json"
+"""In a run: the names of the classes, for its checkpoints."""
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -69,6 +71,8 @@ class Loaded:
     config: ModelConfig
     path: Path
     warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    """The names of the classes that a classifier tells apart, where they are known."""
 
     @property
     def decoder(self) -> Decoder:
@@ -130,11 +134,16 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
     return _from_checkpoint(Run.open(path), precision, device)
 
 
-def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> Path:
-    """Write a model folder, in one step, from which `load` gives the same weights to the bit."""
+def save_model(
+    folder: Path, model: Transformer, tokenizer: Tokenizer, *, classes: Sequence[str] = ()
+) -> Path:
+    """Write a model folder, in one step, from which `load` gives the same weights to the bit. `classes` are the names
+    of what a classifier tells apart."""
     check_replaceable(folder)
-    about = {"model_type": "glassformer", "architectures": [type(model).__name__]}
+    about: dict[str, Any] = {"model_type": "glassformer", "architectures": [type(model).__name__]}
     config = {**about, **model.config.model_dump(mode="json")}
+    if classes:
+        config["class_names"] = list(classes)
     with tempfile.TemporaryDirectory() as beside:
         tokenizer.save(Path(beside) / TOKENIZER)
         content = (Path(beside) / TOKENIZER).read_bytes()
@@ -172,7 +181,7 @@ def _from_folder(folder: Path, path: Path, precision: str, device: str | torch.d
             "The model is not what was written:\n" + "\n".join(f"  - {found}" for found in damage),
             do="\nPut back a copy of the folder, or export it again from its run.",
         )
-    config, tokenizer = _read_config(folder / CONFIG), Tokenizer.load(folder / TOKENIZER)
+    (config, classes), tokenizer = _read_config(folder / CONFIG), Tokenizer.load(folder / TOKENIZER)
     try:
         with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 # no mapping
@@ -181,7 +190,7 @@ def _from_folder(folder: Path, path: Path, precision: str, device: str | torch.d
     except safetensors.SafetensorError:
         read_tensors(folder / WEIGHTS)  # says what is wrong with it
         raise
-    return Loaded(model, tokenizer, config, path)
+    return Loaded(model, tokenizer, config, path, classes=classes)
 
 
 def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Loaded:
@@ -192,7 +201,11 @@ def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Lo
             do="Train until the first checkpoint, or give another run.",
         )
     tokenizer = Tokenizer.load(run.path / TOKENIZER)
+    names = run.path / LABELS
+    classes = tuple(json.loads(names.read_bytes())) if names.is_file() else ()
     fields = {"vocab": tokenizer.vocab_size, **run.recipe.get("model", {})}
+    if classes:
+        fields["classes"] = len(classes)
     config = configs.build(ModelConfig, fields, origin=str(run.path / RECIPE))
     tensors = checkpoint.tensors["model"]
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -200,7 +213,7 @@ def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Lo
     fill(model, tensors.__getitem__, DTYPES[precision], device)
     found = tuple(f"Passed over a damaged checkpoint: {finding}." for finding in checkpoint.findings)
     unfinished = f"This run has no finished model yet; these are its weights at step {checkpoint.step}."
-    return Loaded(model, tokenizer, config, run.path, (unfinished, *found))
+    return Loaded(model, tokenizer, config, run.path, (unfinished, *found), classes)
 
 
 def _is_foreign(folder: Path) -> bool:
@@ -240,7 +253,8 @@ def check_files(folder: Path, weights: str = WEIGHTS) -> None:
     )
 
 
-def _read_config(file: Path) -> ModelConfig:
+def _read_config(file: Path) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The config, and the names of classes."""
     try:
         fields = json.loads(file.read_bytes())
         kind = fields.pop("model_type", None)
@@ -251,7 +265,11 @@ def _read_config(file: Path) -> ModelConfig:
             f"{file} describes a model of type {kind!r}.", expected="Expected model_type 'glassformer'."
         )
     fields.pop("architectures", None)
-    return configs.build(ModelConfig, fields, origin=str(file))
+    classes = tuple(str(name) for name in fields.pop("class_names", []))
+    config = configs.build(ModelConfig, fields, origin=str(file))
+    if classes and len(classes) != config.classes:
+        raise ModelError(f"{file} names {len(classes)} classes for {config.classes}.", do="Put back a copy.")
+    return config, classes
 
 
 def empty(
@@ -342,7 +360,7 @@ def fill(
         place = torch.empty(shape, dtype=dtype, device=device)
         weights[name] = (place.t() if by_columns else place).copy_(weight)
     model.load_state_dict(weights, assign=True, strict=False)
-    if model.config.tied:
+    if model.config.tied and model.config.head == "tokens":
         model.head.weight = model.embed.weight
     for name, table in list(model.named_buffers()):  # of positions: computed, not stored
         setattr(model, name, table.to(device))

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
-from glassformer.model import hub
-from glassformer.model.config import ModelConfig
+from glassformer.model import hub, hub_encoders
 from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run import exports
 from glassformer.run.folder import Run
@@ -56,7 +55,8 @@ def from_pretrained(
     path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu"
 ) -> Loaded:
     """The model of a folder in Hugging Face's layout, or of a `.gguf` file: GPT-2, Llama, Mistral, Qwen2, Qwen3,
-    Arcee, GPT-NeoX."""
+    Arcee, GPT-NeoX; BERT and Marian from a folder. The tokenizer is its tokenizer.json: byte-level BPE, BERT's
+    WordPiece, or one of ours."""
     if precision not in get_args(Precision):
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     folder = Path(path).expanduser()
@@ -67,18 +67,25 @@ def from_pretrained(
     fields = _json(folder / CONFIG)
     if fields.get("model_type") == "glassformer":
         return load(folder, precision=precision, device=device)
-    family, config = hub.family_of(fields), hub.read_config(fields, origin=str(folder / CONFIG))
+    family = hub.family_of(fields)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
+    _check_ids(fields, tokenizer, str(folder))
     with ExitStack() as stack:
         files = [folder / WEIGHTS] if single else _shards(folder)
         opened = [stack.enter_context(_open(file)) for file in files]
         where = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 # no mapping
         found = {name: list(file.get_slice(name).get_shape()) for name, file in where.items()}
-        theirs, shapes = _named(family, config, found)
+        config = hub.read_config(fields, tensors=list(found), origin=str(folder / CONFIG))
         if problems := absurd(config, tokenizer, len(found)):
             raise misfit(str(folder), problems)
         parts = {part.ours: part for part in hub.parts(family, config)}
         expected = {name: shape for part in parts.values() for name, shape in part.theirs.items()}
+        theirs = {
+            hub.their_name(family, name, expected): name
+            for name in found
+            if not hub.is_computed(family, name, config)
+        }
+        shapes = {name: found[old] for name, old in theirs.items()}
         if problems := compare(expected, shapes):
             raise misfit(str(folder), problems)
 
@@ -88,7 +95,7 @@ def from_pretrained(
 
         model = empty(config, tokenizer, shapes_of(config), origin=str(folder))
         fill(model, read, DTYPES[precision], device)
-    return Loaded(model, tokenizer, config, folder)
+    return Loaded(model, tokenizer, config, folder, classes=hub_encoders.class_names(fields, config))
 
 
 def save_pretrained(
@@ -107,7 +114,9 @@ def save_pretrained(
     check_replaceable(folder)
     family, config = hub.write_config(loaded.config)
     config["dtype"] = str(loaded.dtype).removeprefix("torch.")
-    config |= {"bos_token_id": None, "eos_token_id": loaded.tokenizer.end_of_text}
+    config |= family.ids(loaded.tokenizer.end_of_text)
+    if loaded.classes:
+        config |= hub_encoders.named_classes(loaded.classes)
     weights = dict(loaded.model.named_parameters())
     parts = hub.parts(family, loaded.config)
     size = loaded.model.embed.weight.element_size()
@@ -213,15 +222,12 @@ def _open(file: Path) -> Any:
         raise
 
 
-def _named(
-    family: hub.Family, config: ModelConfig, found: Mapping[str, list[int]]
-) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """Their full name -> the file's, and the shapes by full name: a bare model's files leave out the prefix."""
-    head = f"{family.names['head']}."
-    bare = not any(name.startswith(f"{family.prefix}.") for name in found)
-    full = {
-        f"{family.prefix}.{name}" if bare and not name.startswith(head) else name: name
-        for name in found
-        if not hub.is_computed(family, name, config)
-    }
-    return full, {name: found[old] for name, old in full.items()}
+def _check_ids(fields: Mapping[str, Any], tokenizer: Tokenizer, origin: str) -> None:
+    """A text that is written begins with the token that ends one; theirs may begin otherwise."""
+    first = fields.get("decoder_start_token_id")
+    if first is not None and first != tokenizer.end_of_text:
+        raise ModelError(
+            f"{origin} begins what it writes with token {first}.",
+            expected=f"Here that is the token that ends a text, {tokenizer.end_of_text}.",
+            do="Its first words would be other ones, so nothing was loaded.",
+        )
