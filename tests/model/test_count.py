@@ -21,6 +21,7 @@ from glassformer.model.count import (
     optimizer_bytes,
     parameters,
 )
+from glassformer.model.shapes import shapes
 from glassformer.model.stacks import Decoder, build, count_parameters
 
 GPT2 = ModelConfig(
