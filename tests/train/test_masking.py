@@ -83,6 +83,15 @@ def test_full_rows_are_measured_without_padding_and_a_text_of_less_than_a_row_wi
         )
 
 
+@pytest.mark.parametrize("flags", [("--data.packing", "fit"), ("--data.mask_documents", "true")])
+def test_rows_of_whole_documents_and_documents_kept_apart_train_too(
+    masker: Trainer, flags: tuple[str, str]
+) -> None:
+    ended = masker(flags[1], *flags, "--train.steps", "2", what="mask.toml")
+    assert ended.exit == 0, ended.said
+    assert all(row["loss"] > 0 for row in ended.all("step") + ended.all("validation"))
+
+
 def test_the_recipe_turns_on_what_it_needs_and_refuses_what_cannot_be() -> None:
     recipe = load_recipe({"task": "mask", "train": {"steps": 1}}).recipe
     assert recipe.model.kind == "encoder" and recipe.tokenizer.mask_token

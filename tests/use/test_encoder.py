@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers
 
 import glassformer as gf
 from glassformer.cli.main import main
@@ -71,6 +73,26 @@ def test_guesses_are_the_softmax_at_the_hidden_place_with_the_text_they_make(enc
         for place in (0, 1)
     ]
     assert fill_in(encoder, "a <|mask|>c<|mask|>") == f"a {best[0]}c{best[1]}"
+
+
+def test_a_berts_hidden_place_is_named_either_way_and_its_frame_is_not_part_of_the_text(
+    tmp_path: Path,
+) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat"]
+    library = tokenizers.Tokenizer(
+        models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    library.pre_tokenizer, library.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    library.add_special_tokens(words[:5])
+    library.save(str(tmp_path / "tokenizer.json"))
+    config = ModelConfig(kind="encoder", vocab=8, width=16, layers=1, heads=2, context=8, init="xavier")
+    made = Loaded(build(config).eval(), gf.Tokenizer.load(tmp_path), config, tmp_path)
+    rows = gf.fill(made, "the <|mask|> sat", top=8)
+    assert rows == gf.fill(made, "the [MASK] sat", top=8)
+    expected = made.model(torch.tensor([[2, 5, 4, 7, 3]]))[0, 2].softmax(-1)
+    assert [row["probability"] for row in rows] == pytest.approx(sorted(expected.tolist(), reverse=True))
+    (cat,) = [row for row in rows if row["token"] == "cat"]
+    assert cat["text"] == "the cat sat"
 
 
 def test_what_cannot_be_done_says_what_can(
