@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glassformer.model.shapes import in_block
 from glassformer.train.config import OptimizerConfig
 
 Named = Mapping[str, torch.nn.Parameter]
@@ -28,7 +29,7 @@ Named = Mapping[str, torch.nn.Parameter]
 def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.optim.Optimizer]:
     """The optimisers that together update all of `weights`, each weight by exactly one."""
     if config.kind == "muon":
-        hidden = {name: w for name, w in weights.items() if w.ndim == 2 and name.startswith("blocks.")}
+        hidden = {name: w for name, w in weights.items() if w.ndim == 2 and in_block(name)}
         rest = {name: w for name, w in weights.items() if name not in hidden}
         adamw = build_optimizers(config.model_copy(update={"kind": "adamw"}), rest)
         if not hidden:  # a model without blocks
