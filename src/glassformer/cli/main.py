@@ -19,9 +19,11 @@ from cyclopts import App, CycloptsError, Parameter
 from glassformer.errors import ConfigError, GlassformerError
 
 _VERBS = {
-    "train": "Train a Transformer on text: a recipe, a file or a folder. Without arguments, the demo.",
+    "train": "Train a model on text or on rows: a recipe, a file or a folder. Without arguments, the demo.",
     "generate": "Let a model go on with a prompt.",
     "translate": "Translate texts with an encoder-decoder, and measure how well.",
+    "predict": "Say what a plain network makes of rows.",
+    "calibrate": "Ask a plain network: says 70%, right 70%?",
     "score": "Measure how well a model predicts a text.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",

@@ -1,4 +1,4 @@
-"""`glassformer train`: text in, a trained model out."""
+"""`glassformer train`: text or rows in, a trained model out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any
 import glassformer as gf
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.progress import Progress
-from glassformer.cli.terminal import document, facts, note
+from glassformer.cli.terminal import counted, document, facts, note
 from glassformer.train.config import AnyRecipe
 from glassformer.train.launch import prepare_process
 
 _NO_OVERRIDES = Overrides()
+_NEXT = {
+    "language": 'Let it write: glassformer generate {} --prompt "..."',
+    "translate": 'Let it translate: glassformer translate {} "..."',
+    "classify": "Let it predict: glassformer predict {} rows.csv",
+    "regress": "Let it predict: glassformer predict {} rows.csv",
+    "marks": "Let it predict: glassformer predict {} rows.csv",
+}
 
 
 def train(
@@ -30,11 +37,12 @@ def train(
     json: bool = False,
     overrides: Overrides = _NO_OVERRIDES,
 ) -> None:
-    """Train a Transformer. The same command again goes on where the run stopped.
+    """Train a model. The same command again goes on where the run stopped.
 
     Args:
         what: A recipe's name, a recipe.toml, or text files, folders or globs; without it, the demo.
-        task: What to learn from texts of your own: language (when left out) or translate.
+        task: What to learn from texts or rows of your own: language (when left out), translate; classify,
+            regress or marks.
         run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
         fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
         init_from: Start from these weights: a run, a model folder or a .safetensors file.
@@ -77,9 +85,10 @@ def train(
     if sink is not None and (missed := sink.close()):
         note(missed)
     if not json:
-        summary = gf.Run.open(folder).summary()
-        facts({**summary, "run": folder, "report": folder / "report.html"})
-        note(f'\nLet it write: glassformer generate {folder} --prompt "..."')
+        done = gf.Run.open(folder)
+        shown = counted({**done.summary(), **done.judged()}, done.unit)
+        facts({**shown, "run": folder, "report": folder / "report.html"})
+        note(f"\n{_NEXT[recipe.task].format(folder)}")
 
 
 def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:
@@ -90,7 +99,7 @@ def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:
         document(plan, "plan")
         return
     warnings = plan.pop("warnings")
-    facts(plan)
+    facts(counted(plan, recipe.unit))
     for warning in warnings:
         note(f"warning: {warning}")
 

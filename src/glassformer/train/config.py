@@ -11,6 +11,9 @@ task = "language"             what is learned, which decides what [data] and [mo
     task        model              learns
     language    decoder            to go on with a text
     translate   encoder-decoder    to write a target for a source
+    classify    plain network      to say the class of a row
+    regress     plain network      to say a number, or several, for a row
+    marks       plain network      to say yes or no for each of several columns
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from glassformer.configs import Config, build, merge, override, read_toml
+from glassformer.configs import Clash, Config, build, merge, override, read_toml
 from glassformer.errors import UsageError, nearest
 from glassformer.model.config import ModelConfig
+from glassformer.model.network import HEADS, NetworkConfig
 from glassformer.text.config import DataConfig, PairConfig, TokenizerConfig
+from glassformer.text.table_config import TableConfig, Targets
 
 _DURATIONS = ("steps", "tokens", "epochs", "minutes")
 
@@ -144,6 +149,9 @@ class EngineConfig(Config):
 class BaseRecipe(Config):
     """What every recipe holds, whatever is learned."""
 
+    unit: ClassVar[str] = "token"
+    """What is learned from, one at a time."""
+
     name: str = Field("run", pattern=r"^[\w.-]+$")
     task: str
     about: About = About()
@@ -151,6 +159,10 @@ class BaseRecipe(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def loss_unit(self) -> str:
+        return "nats per token"
 
     def resolved(self) -> dict[str, Any]:
         """Every value, as TOML can hold it (what is None is left out, or false for clip)."""
@@ -196,10 +208,64 @@ class PairRecipe(TransformerRecipe):
     data: PairConfig = PairConfig()
 
 
-AnyRecipe = Recipe | PairRecipe
-RECIPES: dict[str, type[AnyRecipe]] = {"language": Recipe, "translate": PairRecipe}
+class TableRecipe(BaseRecipe):
+    """Rows in, a plain network out, whose head follows from the task. What others count in tokens is rows here."""
+
+    unit: ClassVar[str] = "row"
+    task: Literal["classify", "regress", "marks"] = "classify"
+    data: TableConfig = TableConfig()
+    model: NetworkConfig = Field(default_factory=NetworkConfig, validate_default=True)
+
+    @property
+    def targets(self) -> Targets:
+        """What the target columns hold."""
+        return TARGETS[self.task]
+
+    @property
+    def loss_unit(self) -> str:
+        return "squared error, standardised" if self.task == "regress" else "nats per row"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _head_of_the_task(cls, values: Any) -> Any:
+        model = values.get("model", {}) if isinstance(values, Mapping) else None
+        targets = TARGETS.get(str(values.get("task", "classify"))) if isinstance(values, Mapping) else None
+        if targets is None or not isinstance(model, Mapping):
+            return values
+        return {**values, "model": {"head": HEADS[targets], **model}}
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        head, train = HEADS[self.targets], self.train
+        problems = []
+        if self.model.head != head:
+            problems.append(f"task '{self.task}' needs model.head '{head}', not '{self.model.head}'")
+        for name in ("sample_prompts", "sample_tokens"):
+            if getattr(train, name) != TrainConfig.model_fields[name].default:
+                problems.append(f"train.{name} has no effect on rows, of which a few held out are shown")
+        if train.z_loss and self.task != "classify":
+            problems.append(f"train.z_loss {train.z_loss:g} has no effect with task '{self.task}'")
+        if train.label_smoothing and self.task == "regress":
+            problems.append(f"train.label_smoothing {train.label_smoothing:g} has no effect on numbers")
+        if self.engine.attention != "auto":
+            problems.append(
+                f"engine.attention '{self.engine.attention}' has no effect: a plain network has none"
+            )
+        if problems:
+            raise Clash(problems)
+        return self
+
+
+AnyRecipe = Recipe | PairRecipe | TableRecipe
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "language": Recipe, "translate": PairRecipe,
+    "classify": TableRecipe, "regress": TableRecipe, "marks": TableRecipe,
+}  # fmt: skip
+TARGETS: dict[str, Targets] = {"classify": "classes", "regress": "numbers", "marks": "marks"}
 _KINDS = {"language": "decoder", "translate": "encoder-decoder"}
-_DEMOS = {"language": "demo", "translate": "demo-translate"}
+_DEMOS = {"language": "demo", "translate": "demo-translate", "classify": "demo-digits"}
+_OWN_ROWS = dict.fromkeys(TARGETS, "demo-digits")
+"""Whose settings, but for the data, are those of rows of one's own."""
 
 
 class LoadedRecipe(NamedTuple):
@@ -246,10 +312,15 @@ def _find(
     what: str | Path | Sequence[str | Path] | Mapping[str, Any] | None, task: str | None
 ) -> tuple[dict[str, Any], Path, str]:
     packaged = recipes()
-    demo = packaged[_DEMOS[task or "language"]]
+    demo = packaged[_OWN_ROWS.get(str(task)) or _DEMOS[task or "language"]]
     if isinstance(what, Mapping):
         return dict(what), Path.cwd(), "The recipe"
     texts = [] if what is None else [what] if isinstance(what, str | Path) else list(what)
+    if not texts and task is not None and task not in _DEMOS:
+        raise UsageError(
+            f"Task {task!r} has no demo.", expected="A table, and which of its columns to predict.",
+            do=f"For example: glassformer train houses.csv --task {task} --data.target price",
+        )  # fmt: skip
     if not texts:
         return read_toml(demo), Path.cwd(), f"The recipe {demo.stem}"
     first = Path(texts[0])
@@ -271,6 +342,7 @@ def _find(
     own_text = {
         "name": first.stem.strip("*?[].") or "text",
         "about": {},
+        **({"task": task} if task else {}),
         "data": {"paths": [str(Path(text).absolute()) for text in texts]},
     }
     shown = ", ".join(map(str, texts))

@@ -8,7 +8,7 @@
     muon       w -= r orthogonal(momentum of g), for matrices                       Jordan et al. 2024
 
 SGD, Adam, AdamW and Adafactor are torch's; Lion and Muon are written out here. Weight decay is applied to
-matrices only. A recipe's Muon updates the blocks' matrices, and AdamW updates the rest.
+matrices only. A recipe's Muon updates the matrices of blocks and hidden layers, and AdamW updates the rest.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from glassformer.train.config import OptimizerConfig
 
 Named = Mapping[str, torch.nn.Parameter]
 
+_INSIDE = ("blocks.", "layers.")
+"""Blocks of a Transformer, hidden layers of a plain network: where Muon's matrices are."""
+
 
 def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.optim.Optimizer]:
-    """The optimisers that together update all of `weights`, each weight by exactly one."""
+    """The optimisers that together update all of `weights`, each weight by exactly one.
+
+    A weight that asks for no gradient has none to follow: it is left out, and does not decay.
+    """
+    weights = {name: w for name, w in weights.items() if w.requires_grad}
     if config.kind == "muon":
-        hidden = {name: w for name, w in weights.items() if w.ndim == 2 and name.startswith("blocks.")}
+        hidden = {name: w for name, w in weights.items() if w.ndim == 2 and name.startswith(_INSIDE)}
         rest = {name: w for name, w in weights.items() if name not in hidden}
         adamw = build_optimizers(config.model_copy(update={"kind": "adamw"}), rest)
         if not hidden:  # a model without blocks

@@ -23,7 +23,7 @@ from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
 from glassformer.run.tensors import read_tensors
-from glassformer.train.config import AnyRecipe, PairRecipe, TrainConfig
+from glassformer.train.config import AnyRecipe, PairRecipe, TableRecipe, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -48,6 +48,10 @@ def open_task(recipe: AnyRecipe, base: Path, progress: Progress) -> Task:
             from glassformer.train.translation import TranslationTask
 
             return TranslationTask(recipe, base, progress)
+        case TableRecipe():
+            from glassformer.train.tables import TableTask
+
+            return TableTask(recipe, base, progress)
         case _:
             from glassformer.train.language import LanguageTask
 
@@ -62,7 +66,6 @@ def open_run(task: Task, path: Path, *, fresh: bool, accept_data: bool) -> Run:
         task.keep(run.path)
         return run
     run = Run.open(path)
-    task.keep(path)  # it may have been killed when it was just made
     checkpoints.check_fits(_what_matters(run.recipe), _what_matters(recipe.resolved()))
     changed = [name for name, digest in digests.items() if run.manifest.get(name) != digest]
     if "tokenizer" in changed or (changed and not accept_data):
@@ -75,6 +78,7 @@ def open_run(task: Task, path: Path, *, fresh: bool, accept_data: bool) -> Run:
         )
     if changed:
         run.events.append("warning", message=f"goes on with changed data, {digests['data'][:12]}, as asked")
+    task.keep(path)  # it may have been killed when it was just made
     return run
 
 
@@ -206,7 +210,7 @@ def plan_run(recipe: AnyRecipe, base: Path) -> dict[str, Any]:
         "task": recipe.task,
         "device": pick_device(recipe.engine.device),
         "parameters": sum(map(prod, task.shapes.values())),
-        "vocab": task.config.vocab,
+        **task.sizes,
         "training_tokens": task.training_tokens,
         "validation_tokens": task.validation_tokens,
         "steps": steps,

@@ -3,6 +3,7 @@
     language    train/language.py       a decoder goes on with a text
     mask        train/masking.py        an encoder guesses hidden tokens
     translate   train/translation.py    an encoder-decoder writes a target for a source
+    classify, regress, marks   train/tables.py   a plain network predicts a column from the others
 
 A task is made from its recipe before the first step, with its data read and its model's sizes known. The loop
 asks it for a model, for batches by step, for what is held out, and for what is worth showing.
@@ -43,7 +44,7 @@ class Batch(Protocol):
     def num_targets(self) -> int:
         """How many predictions the loss is the mean of."""
 
-    def arrays(self) -> dict[str, NDArray[Any] | None]:
+    def arrays(self) -> Mapping[str, NDArray[Any] | None]:
         """The keyword arguments of the model's loss, rows first in each."""
 
 
@@ -75,6 +76,8 @@ class Task(ABC):
     batches: Batches
     training_tokens: int
     validation_tokens: int
+    sizes: Mapping[str, int]
+    """Of the model, as far as the data decides them."""
     shapes: Mapping[str, Shape]
     """Every tensor of the model."""
     matrices: Mapping[str, Shape]
@@ -101,8 +104,8 @@ class Task(ABC):
         """What the model makes of some prompts: events `sample`, or `warning`."""
         yield from ()
 
-    def judge(self, model: nn.Module) -> Event:
-        """More numbers on what is held out, once training is over."""
+    def judge(self, model: nn.Module, *, whole: bool) -> Event:
+        """More numbers on what is held out; `whole` once training is over."""
         return {}
 
     @abstractmethod
@@ -112,6 +115,12 @@ class Task(ABC):
     def picture(self, model: nn.Module) -> Event | None:
         """One attention pattern worth looking at."""
         return None
+
+    def findings(self, model: nn.Module) -> Iterator[Event]:
+        """What the finished model is worth being asked: events `attention`, `calibration`."""
+        picture = self.picture(model)
+        if picture is not None:
+            yield {"event": "attention", **picture}
 
 
 class OnTokens(Task):
@@ -130,6 +139,7 @@ class OnTokens(Task):
             )
         self.config = recipe.model.model_copy(update={"vocab": recipe.model.vocab or size})
         self.shapes, self.matrices = shapes(self.config), matrices(self.config)
+        self.sizes = {"vocab": self.config.vocab_size}
         self.flops_per_token = count.flops_per_token(self.config, "matmul")
 
     def build(self, device: str | torch.device) -> nn.Module:

@@ -52,9 +52,9 @@ class TranslationTask(OnTokens):
         for sample in found:
             yield {"event": "sample", "prompt": f"{sample.source}\n", "text": sample.text}
 
-    def judge(self, model: nn.Module) -> Event:
+    def judge(self, model: nn.Module, *, whole: bool) -> Event:
         """BLEU (where sacrebleu is installed) and exact matches of pairs held out, by greedy search."""
-        pairs = self.prepared.texts[:_JUDGED]
+        pairs = self.prepared.texts[:_JUDGED] if whole else []
         if not pairs:
             return {}
         written = [
