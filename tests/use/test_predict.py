@@ -17,7 +17,6 @@ from glassformer.model.network import HEADS, NetworkConfig
 from glassformer.text.table_config import TableConfig
 from glassformer.text.tables import PreparedTable, prepare_table
 from glassformer.use.predict import (
-
     Predictor,
     calibrate,
     load_network,

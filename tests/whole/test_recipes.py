@@ -36,3 +36,16 @@ def test_the_demo_begins_to_learn_from_the_standard_library(tmp_path: Path) -> N
     losses = [row["loss"] for row in run.rows()]
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert (run.path / "report.html").exists() and not run.verify()
+
+
+def test_the_digits_reach_97_percent_on_rows_nothing_has_seen_and_can_be_taken_at_their_word(
+    tmp_path: Path,
+) -> None:
+    run = gf.train(task="classify", run=tmp_path / "run")
+    last = run.judged()
+    assert last["test_accuracy"] >= 0.97 and last["accuracy"] >= 0.97
+    stated = gf.load_recipe("demo-digits").recipe.about.loss
+    assert stated is not None and run.summary()["val_loss"] <= stated + 0.01
+    event = run.events.last("calibration")
+    assert event is not None and event["looks_calibrated"] and event["num_rows"] == 345
+    assert run.summary()["seconds"] < 20 and not run.verify()

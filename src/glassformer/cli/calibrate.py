@@ -59,7 +59,7 @@ def calibrate(
         }
     )
     print(found.verdict)
-    print(found.advice)
+    print(f"Temperature scaling: {found.advice}")
     for warning in found.warnings:
         note(f"warning: {warning}")
     if apply and found.temperature:

@@ -44,7 +44,7 @@ def write_report(run: Run) -> Path:
         *_head(run, unit, loss_unit),
         page.section("How it learned", "", _losses(steps, validation, loss_unit)),
         page.section("Says 70%, right 70%?", *calibration_section(events.get("calibration", []))),
-        page.section(*_WHAT_IT_WRITES[unit == "row"], _samples(samples)),
+        page.section(*_WHAT_IT_WRITES[unit == "row"], _samples(samples, unit)),
         page.section("Where it looks", *_attention(events.get("attention", []))),
         page.section("Pace and steadiness", "", _pace(steps, unit)),
         page.section(f"The {'table' if unit == 'row' else 'text'}", _LEARNED_FROM, *_text(events)),
@@ -150,12 +150,15 @@ def _figure(spec: charts.Spec, caption: str, rows: Rows, *columns: str, own_size
     )
 
 
-def _samples(samples: Rows) -> str:
+def _samples(samples: Rows, unit: str) -> str:
     newest = [
         page.sample(f"step {row['step']:,}", row.get("prompt", ""), row["text"]) for row in reversed(samples)
     ]
     earlier = "".join(newest[SAMPLES_SHOWN:])
-    return "".join(newest[:SAMPLES_SHOWN]) + page.details(f"{len(newest[SAMPLES_SHOWN:])} earlier", earlier)
+    shown = "".join(newest[:SAMPLES_SHOWN])
+    if shown and unit == "row" and any("\n" in row["prompt"].strip("\n") for row in samples):  # pictures
+        shown = f'<div class="cards">{shown}</div>'
+    return shown + page.details(f"{len(newest[SAMPLES_SHOWN:])} earlier", earlier)
 
 
 def _attention(found: Rows) -> tuple[str, str]:

@@ -87,11 +87,32 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mistakes(event: Mapping[str, Any]) -> str:
+    found = event["mistakes"]
+    if not found:
+        return ""
+    title = "<h3>Where it was most sure, and wrong</h3>"
+    if any("\n" in row["shown"] for row in found):  # pictures
+        drawn = [
+            page.sample(
+                row["row"],
+                row["shown"],
+                f"\n\nsays {row['says']} ({row['sure']:.1%}),\nbut it is {row['is']} ({row['sure_of_that']:.1%})",
+            )
+            for row in found
+        ]
+        return f'{title}<div class="cards">{"".join(drawn)}</div>'
     rows = [
-        {name: f"{value:.1%}" if isinstance(value, float) else value for name, value in row.items()}
-        for row in event["mistakes"]
+        {
+            "row": row["row"],
+            "it says": row["says"],
+            "how sure": f"{row['sure']:.1%}",
+            "it is": row["is"],
+            "how sure of that": f"{row['sure_of_that']:.1%}",
+            "values": row["shown"],
+        }
+        for row in found
     ]
-    return "<h3>Where it was most sure, and wrong</h3>" + page.table(rows) if rows else ""
+    return title + page.table(rows)
 
 
 def _diagram(rows: Rows) -> charts.Spec:

@@ -59,11 +59,12 @@ class TableTask(Task):
         return validation_table_batches(self.prepared.validation, batch=rows)
 
     def samples(self, model: nn.Module) -> Iterator[Event]:
-        """The first rows held out, always the same."""
+        """Rows from all over what is held out, always the same."""
         part = self.prepared.validation if len(self.prepared.validation) else self.prepared.train
         used, columns = self._in_use(model), self.prepared.columns
-        inputs = part.inputs[:_SAMPLES]
-        for row, answer, target in zip(inputs, answers(used, inputs), part.targets[:_SAMPLES], strict=True):
+        rows = np.unique(np.linspace(0, len(part) - 1, _SAMPLES).astype(np.int64))
+        inputs, targets = part.inputs[rows], part.targets[rows]
+        for row, answer, target in zip(inputs, answers(used, inputs), targets, strict=True):
             yield {
                 "event": "sample",
                 "prompt": show_row(columns, row) + "\n",

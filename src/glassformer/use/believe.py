@@ -27,10 +27,11 @@ from glassformer.text.table_config import TableConfig, Targets
 from glassformer.text.tables import PreparedTable, Table, prepare_table
 from glassformer.use.calibrate import Calibration, Temperature
 from glassformer.use.predict import Predictor, answers, calibrate, measure_calibration, save_network
+from glassformer.use.rows import show_row
 
 Part = Literal["test", "validation"]
 
-_MISTAKES = 6
+_MISTAKES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ class Reliability:
         """What temperature scaling would do, in a sentence."""
         t = self.temperature
         if t is None:
-            return f"Temperature scaling: {self.reason}"
+            return self.reason
         fitted = (
-            f"Temperature scaling: T = {t.value:.2f} ± {t.standard_error:.2f}, fitted on {t.num_rows:,} "
+            f"T = {t.value:.2f} ± {t.standard_error:.2f}, fitted on {t.num_rows:,} "
             f"validation rows of which {t.num_wrong:,} are wrong."
         )
         if self.scaled is None:
@@ -185,17 +186,15 @@ def _mistakes(model: Predictor, data: PreparedTable, rows: Table) -> tuple[dict[
     said, sure = found.argmax(axis=1), found.max(axis=1)
     wrong = np.flatnonzero(said != rows.targets)
     order = wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]
-    return tuple(_mistake(columns.classes, data, rows, found, int(place)) for place in order)
-
-
-def _mistake(
-    names: tuple[str, ...], data: PreparedTable, rows: Table, found: Any, place: int
-) -> dict[str, Any]:
-    said, truth = int(found[place].argmax()), int(rows.targets[place])
-    return {
-        "row": data.origin(int(rows.rows[place])),
-        "it says": names[said],
-        "how sure": float(found[place, said]),
-        "it is": names[truth],
-        "how sure of that": float(found[place, truth]),
-    }
+    names = columns.classes
+    return tuple(
+        {
+            "row": data.origin(int(rows.rows[place])),
+            "shown": show_row(columns, rows.inputs[place]),
+            "says": names[said[place]],
+            "sure": float(sure[place]),
+            "is": names[int(rows.targets[place])],
+            "sure_of_that": float(found[place, int(rows.targets[place])]),
+        }
+        for place in order.tolist()
+    )

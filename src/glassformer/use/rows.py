@@ -51,7 +51,7 @@ def say(columns: Columns, answer: NDArray[Any], target: Any) -> str:
         shown = [f"{name} {_number(found)}, and it is {_number(truth)}" for name, found, truth in pairs]
     else:
         rows = zip(columns.targets, answer, target, strict=True)
-        shown = [f"{name} {found:.0%} ({'yes' if truth else 'no'})" for name, found, truth in rows]
+        shown = [f"{name} {found:.0%}, and it is {'yes' if truth else 'no'}" for name, found, truth in rows]
     return "says " + "; ".join(shown[:_MARKS]) + ("; ..." if len(shown) > _MARKS else "")
 
 
