@@ -62,6 +62,8 @@ def test_a_temperature_that_is_stored_already_changes_nothing_of_what_is_measure
     model = linear(data, [[-4.0, 0.0], [4.0, 0.0]])
     folder = save_network(tmp_path / "model", model.network, model.columns)
     found = reliability_of(model, data)
+    with pytest.raises(ModelError, match="no finished model"):
+        apply_temperature(model, found, tmp_path / "unfinished")
     applied = apply_temperature(model, found, folder)
     assert load_network(folder).columns.temperature == found.temperature.value == applied.columns.temperature  # type: ignore[union-attr] # fitted
     assert reliability_of(load_network(folder), data) == found

@@ -131,6 +131,8 @@ def reliability_of(model: Predictor, data: PreparedTable) -> Reliability:
 
 def apply_temperature(model: Predictor, found: Reliability, folder: Path) -> Predictor:
     """Store the temperature with the model in `folder`; predictions use it from then on."""
+    if not folder.is_dir():
+        raise ModelError(f"There is no finished model in {folder}.", do="Train the run to its end first.")
     if found.temperature is None:
         raise ModelError(f"There is no temperature to store. {found.reason}")
     columns = model.columns.model_copy(update={"temperature": found.temperature.value})
