@@ -21,15 +21,25 @@ if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
+    from glassformer.model.mlp import Network
+    from glassformer.model.network import NetworkConfig
     from glassformer.model.stacks import Decoder
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
     from glassformer.text.config import DataConfig, TokenizerConfig
     from glassformer.text.report import text_report
+    from glassformer.text.table_config import TableConfig
     from glassformer.text.tokenizer import Tokenizer
-    from glassformer.train.config import Recipe, load_recipe
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
+    from glassformer.train.recipe import Recipe, load_recipe
+    from glassformer.use.believe import (
+        Reliability,
+        apply_temperature,
+        judge_predictions,
+        open_table,
+        reliability_of,
+    )
     from glassformer.use.bleu import judge_translations
     from glassformer.use.classify import classify
     from glassformer.use.embed import embed
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
     from glassformer.use.generate import Generation, generate, stream
     from glassformer.use.gguf import save_gguf
     from glassformer.use.load import Loaded, load, save_model
+    from glassformer.use.predict import Predictor, load_network, predict, save_network, save_predictions
     from glassformer.use.pretrained import from_pretrained, save_pretrained
     from glassformer.use.score import Score, score
     from glassformer.use.translate import Translation, translate
@@ -44,10 +55,12 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
-    "Recipe", "Run", "Score", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "checkup",
-    "classify", "embed", "fill", "from_pretrained", "generate", "judge_translations", "load", "load_recipe",
-    "look", "save_gguf", "save_model", "save_pretrained", "score", "stream", "text_report", "train",
+    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
+    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
+    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
+    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
+    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
+    "stream", "text_report", "train",
     "training", "translate", "write_report",
 ]  # fmt: skip
 
@@ -55,8 +68,11 @@ _ROOMS = {
     "errors": ["GlassformerError"],
     "text.config": ["DataConfig", "TokenizerConfig"],
     "text.report": ["text_report"],
+    "text.table_config": ["TableConfig"],
     "text.tokenizer": ["Tokenizer"],
     "model.config": ["ModelConfig"],
+    "model.mlp": ["Network"],
+    "model.network": ["NetworkConfig"],
     "model.stacks": ["Decoder"],
     "run.folder": ["Run"],
     "run.report": ["write_report"],
@@ -68,10 +84,12 @@ _ROOMS = {
     "use.load": ["Loaded", "load", "save_model"],
     "use.pretrained": ["from_pretrained", "save_pretrained"],
     "use.score": ["Score", "score"],
+    "use.believe": ["Reliability", "apply_temperature", "judge_predictions", "open_table", "reliability_of"],
+    "use.predict": ["Predictor", "load_network", "predict", "save_network", "save_predictions"],
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
-    "train.config": ["Recipe", "load_recipe"],
+    "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],
 }
@@ -91,7 +109,7 @@ def __getattr__(name: str) -> Any:
 
 def _fetch(name: str) -> Any:
     home = _HOME[name]
-    if home.startswith((f"{__name__}.use.", f"{__name__}.look.", f"{__name__}.train.loop")):
+    if home.startswith(tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "model.mlp"))):
         from glassformer.train.launch import prepare_process
 
         prepare_process()  # these load torch, and threads must be settled before

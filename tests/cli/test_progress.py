@@ -81,3 +81,24 @@ with Progress(Path({str(tmp_path)!r})) as progress:
     assert process.wait(timeout=60) == 0
     text = shown.decode()
     assert "━" in text and "3/4  loss nan" in text and "of peak" in text and "…" not in text
+
+
+def test_a_run_on_rows_counts_rows_and_says_what_it_is_judged_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = EVENTS[1] | {"tokens_per_step": 64, "unit": "row"}
+    with Progress(tmp_path) as progress:
+        for event in (
+            begun, {"event": "validation", "step": 2, "loss": 0.5, "accuracy": 0.975, "ece": 0.0123},
+            EVENTS[3], {"event": "validation", "step": 3, "loss": 0.5, "rmse": {"a": 1.0}, "r2": 0.25},
+            {"event": "sample", "step": 3, "prompt": "x 1\n", "text": "says cat (90%), and it is cat"},
+            {"event": "calibration", "verdict": "It can be taken at its word."},
+        ):  # fmt: skip
+            progress.event(event)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "1.05M parameters; 4 steps of 64 rows on cpu"
+    assert lines[1] == "step 2: validation loss 0.5000, accuracy 97.50%, ECE 0.012"
+    assert lines[2].startswith("step 1/4  loss 7.635  accuracy 97.50%  28.2k rows/s")
+    assert lines[3] == "step 3: validation loss 0.5000, R² 0.250"
+    assert lines[4:7] == ["step 3:", "  | x 1", "  | says cat (90%), and it is cat"]
+    assert lines[7] == "says 70%, right 70%? It can be taken at its word."

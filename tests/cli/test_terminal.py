@@ -11,7 +11,7 @@ import pytest
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.terminal import document, facts, sparkline, table
 from glassformer.configs import Config
-from glassformer.train.config import RECIPES
+from glassformer.train.recipe import RECIPES
 
 
 def test_off_a_terminal_nothing_is_cut_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:

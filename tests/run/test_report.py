@@ -95,6 +95,53 @@ def test_without_the_extra_the_same_page_has_tables_and_says_how_to_get_charts(
     assert sections(page) == SECTIONS
 
 
+def reliable(**more: object) -> dict[str, object]:
+    """An event `calibration` as a classifier of <b>markup</b> would give it."""
+    row = {"low": 0.8, "high": 0.9, "rows": 40, "confidence": 0.85, "accuracy": 0.8, "scores": "as trained",
+           "accuracy_low": 0.65, "accuracy_high": 0.9}  # fmt: skip
+    mistake = {
+        "row": "rows.csv row 7",
+        "shown": "x 1",
+        "says": "<b>cat",
+        "sure": 0.9,
+        "is": "dog",
+        "sure_of_that": 0.1,
+    }
+    event: dict[str, object] = {
+        "part": "test", "kind": "classes", "num_rows": 40, "accuracy": 0.8, "confidence": 0.85, "ece": 0.05,
+        "ece_by_chance_high": 0.11, "verdict": "It can be taken at its word.", "advice": "T = 1.20",
+        "temperature": {"value": 1.2, "ece": 0.0312}, "warnings": ["Only 8 rows are wrong."], "bins": [row],
+        "mistakes": [mistake],
+    }  # fmt: skip
+    return event | more
+
+
+def test_a_run_on_rows_shows_whether_it_can_be_believed_and_what_it_learned_from(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {}, {})
+    run.events.append("start", unit="row", loss_unit="nats per row")
+    run.events.append("text_report", report={"table": [{"part": "training", "rows": 120}], "warnings": []})
+    run.events.append("step", step=1, loss=3.0, tokens_per_second=10.0)
+    run.events.append("validation", step=1, loss=2.0, accuracy=0.8125, test_accuracy=0.75)
+    run.events.append("sample", step=1, prompt="x 1\n", text="says cat (90%), but it is dog (10%)")
+    run.events.append("calibration", **reliable())
+    page = write_report(run).read_text("utf-8")
+    assert {"Says 70%, right 70%?", "What it says", "The table"} <= set(sections(page))
+    for told in ("expected calibration error", "It can be taken at its word.", "65.0% to 90.0%", "0.031", "T = 1.20",
+                 "Only 8 rows are wrong.", "rows.csv row 7", "81.25%", "75.00%", "nats per row",
+                 "Rows per second"):  # fmt: skip
+        assert told in page, told
+    assert "<b>cat" not in page and "token" not in page.lower().replace("tokens_per", "")
+
+
+def test_mistakes_with_pictures_are_drawn_side_by_side(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {}, {})
+    mistake = {"row": "a.png", "shown": "██\n░░", "says": "1", "sure": 0.9, "is": "7", "sure_of_that": 0.1}
+    run.events.append("calibration", **reliable(mistakes=[mistake], temperature=None))
+    page = write_report(run).read_text("utf-8")
+    assert "██\n░░" in page and "but it is 7 (10.0%)" in page
+    assert sections(page)[0] == "Says 70%, right 70%?"
+
+
 def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {"model": {"width": 8}}, {})
     assert sections(write_report(run).read_text("utf-8")) == ["How to make it again"]

@@ -15,6 +15,7 @@ from trainer import Trainer
 from glassformer.errors import GlassformerError, UsageError
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
+from glassformer.model.network import NetworkConfig
 from glassformer.train import engine
 from glassformer.train.config import EngineConfig
 from glassformer.train.engine import Choice, cannot_compile, choose, measure, pick_device
@@ -93,6 +94,31 @@ def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch: pytest.Monke
     best, other = chosen(endless, precision="fp32", attention="fused", compile="on")
     assert time.monotonic() - began < 30
     assert not best.choice.compiled and other.choice.compiled and other.error == "took longer than 0 s"
+
+
+def test_a_small_plain_network_is_not_measured_but_computed_in_one_thread() -> None:
+    def never(choice: Choice, rows: int) -> Callable[[], None]:
+        raise AssertionError("a small step is not worth a trial")
+
+    network = NetworkConfig(inputs=64, outputs=10, hidden=(256,))
+    settings = EngineConfig(device="cpu")
+    (only,) = choose(settings, never, model=network, batch=64, num_steps=10**7, seconds=0.0)
+    assert only.choice == Choice("cpu", "fp32", False, None, threads=1)
+    assert only.choice.name == "fp32 eager, 1 thread"
+    before = torch.get_num_threads()
+    with engine.threads_of(only.choice):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_large_plain_network_is_measured_without_any_attention() -> None:
+    network = NetworkConfig(inputs=2048, outputs=10, hidden=(4096, 4096))
+    settings = EngineConfig(device="cpu", precision="fp32")
+    tried = choose(
+        settings, takes(lambda choice: 0.001), model=network, batch=4096, num_steps=10, seconds=0.0
+    )
+    assert [candidate.choice for candidate in tried] == [Choice("cpu", "fp32", False, None)]
+    assert tried[0].step_seconds is not None
 
 
 def test_a_row_of_a_candidate_is_plain_data() -> None:

@@ -14,7 +14,7 @@ from trainer import RECIPE, Trainer
 import glassformer as gf
 from glassformer.cli.main import main
 from glassformer.errors import ConfigError, ModelError
-from glassformer.train.config import load_recipe
+from glassformer.train.recipe import load_recipe
 
 LABEL_RECIPE = RECIPE.replace("[data]", 'task = "label"\n\n[data]', 1).replace('"texts"', '"labelled.tsv"')
 LABEL_RECIPE = LABEL_RECIPE.replace("steps = 12", "steps = 60").replace(

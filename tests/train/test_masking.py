@@ -11,8 +11,8 @@ from trainer import RECIPE, Trainer
 
 import glassformer as gf
 from glassformer.errors import ConfigError
-from glassformer.train.config import MaskRecipe, load_recipe
 from glassformer.train.masking import MaskTask
+from glassformer.train.recipe import MaskRecipe, load_recipe
 
 MASK_RECIPE = RECIPE.replace("[data]", 'task = "mask"\n\n[data]', 1)
 MOMENTS = [

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from glassformer.model.config import ModelConfig
+from glassformer.model.mlp import Network
+from glassformer.model.network import NetworkConfig
 from glassformer.model.stacks import build
 from glassformer.train.config import OptimizerConfig
 from glassformer.train.optimizers import (
@@ -221,3 +223,26 @@ def test_rates_are_always_a_factor_of_the_recipes_own() -> None:
         assert [group["lr"] for o in optimizers for group in o.param_groups] == pytest.approx(
             [0.5 * factor, 0.25 * factor, 0.25 * factor]
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_that_asks_for_no_gradient_stays_as_it_is_and_does_not_decay(kind: str) -> None:
+    weights = start()
+    for name in ("embed.weight", "blocks.0.attn.q.weight"):
+        weights[name].requires_grad_(False)
+    before = {name: w.detach().clone() for name, w in weights.items()}
+    go(build_optimizers(config(kind=kind, weight_decay=0.5), weights), weights, range(3))
+    assert [name for name, w in weights.items() if torch.equal(w, before[name])] == [
+        "embed.weight",
+        "blocks.0.attn.q.weight",
+    ]
+
+
+def test_muon_updates_the_matrices_of_a_plain_networks_hidden_layers() -> None:
+    network = Network(NetworkConfig(inputs=3, outputs=2, hidden=(4, 4)))
+    muon, adamw = build_optimizers(config(kind="muon"), dict(network.named_parameters()))
+    inside = [layer.weight for layer in network.layers]
+    assert isinstance(muon, Muon) and all(
+        a is b for a, b in zip(muon.param_groups[0]["params"], inside, strict=True)
+    )
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 4  # head, and three biases

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glassformer.errors import ConfigError, UsageError
-from glassformer.train.config import Recipe, load_recipe, recipes
+from glassformer.train.recipe import Recipe, load_recipe, recipes
 
 TINY: dict[str, Any] = {"name": "tiny", "train": {"steps": 3}}
 
@@ -156,7 +156,7 @@ def test_every_recipe_that_comes_with_us_loads_and_states_hardware_minutes_and_l
 
 def test_a_recipe_is_read_without_torch() -> None:
     program = (
-        "import sys; from glassformer.train.config import *; load_recipe(); print('torch' in sys.modules)"
+        "import sys; from glassformer.train.recipe import *; load_recipe(); print('torch' in sys.modules)"
     )
     assert (
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"False\n"

@@ -14,7 +14,7 @@ import glassformer as gf
 from glassformer.errors import ConfigError, UsageError
 from glassformer.run import checkpoints
 from glassformer.text.config import PairConfig
-from glassformer.train.config import load_recipe
+from glassformer.train.recipe import load_recipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "translation.md").read_text(encoding="utf-8")
 RECIPE = """\

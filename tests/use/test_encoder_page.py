@@ -11,7 +11,7 @@ import pytest
 
 import glassformer as gf
 from glassformer.model import hub
-from glassformer.train.config import load_recipe
+from glassformer.train.recipe import load_recipe
 from glassformer.use.embed import Pooling
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoder.md").read_text(encoding="utf-8")

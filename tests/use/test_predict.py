@@ -13,11 +13,10 @@ import torch
 
 from glassformer.errors import CheckpointError, ConfigError, ModelError, TextError, UsageError
 from glassformer.model.mlp import Network
-from glassformer.model.network import NetworkConfig
+from glassformer.model.network import HEADS, NetworkConfig
 from glassformer.text.table_config import TableConfig
 from glassformer.text.tables import PreparedTable, prepare_table
 from glassformer.use.predict import (
-    HEADS,
     Predictor,
     calibrate,
     load_network,

@@ -45,3 +45,16 @@ def test_demo_label_tells_packages_apart_as_well_as_it_states(tmp_path: Path) ->
     run = gf.train("demo-label", run=tmp_path / "run")
     last = run.events.curve("validation")[-1]
     assert last["loss"] <= stated + 0.15 and last["accuracy"] >= 0.85 > 5 * last["commonest_class"]
+
+
+def test_the_digits_reach_97_percent_on_rows_nothing_has_seen_and_can_be_taken_at_their_word(
+    tmp_path: Path,
+) -> None:
+    run = gf.train(task="classify", run=tmp_path / "run")
+    last = run.judged()
+    assert last["test_accuracy"] >= 0.97 and last["accuracy"] >= 0.97
+    stated = gf.load_recipe("demo-digits").recipe.about.loss
+    assert stated is not None and run.summary()["val_loss"] <= stated + 0.01
+    event = run.events.last("calibration")
+    assert event is not None and event["looks_calibrated"] and event["num_rows"] == 345
+    assert run.summary()["seconds"] < 20 and not run.verify()

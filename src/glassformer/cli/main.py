@@ -19,12 +19,14 @@ from cyclopts import App, CycloptsError, Parameter
 from glassformer.errors import ConfigError, GlassformerError
 
 _VERBS = {
-    "train": "Train a Transformer on text: a recipe, a file or a folder. Without arguments, the demo.",
+    "train": "Train a model on text or on rows: a recipe, a file or a folder. Without arguments, the demo.",
     "generate": "Let a model go on with a prompt.",
     "translate": "Translate texts with an encoder-decoder, and measure how well.",
     "embed": "Turn texts into vectors with an encoder, and compare them.",
     "fill": "Let an encoder guess the hidden tokens of a text.",
     "classify": "Let a classifier tell which class a text is of.",
+    "predict": "Say what a plain network makes of rows.",
+    "calibrate": "Ask a plain network: says 70%, right 70%?",
     "score": "Measure how well a model predicts a text.",
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",

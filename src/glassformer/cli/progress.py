@@ -22,6 +22,17 @@ from glassformer.units import show_count, show_seconds
 Event = dict[str, Any]
 
 _WIDE_ENOUGH = 100
+_JUDGED = {
+    "bits_per_byte": "{:.3f} bits/byte",
+    "accuracy": "accuracy {:.2%}",
+    "rmse": "off by {:.4g} (rmse)",
+    "r2": "R² {:.3f}",
+    "ece": "ECE {:.3f}",
+    "test_accuracy": "test accuracy {:.2%}",
+    "test_rmse": "test rmse {:.4g}",
+    "test_r2": "test R² {:.3f}",
+}
+"""What the tasks judge by, in words; the first that there is stands beside the loss."""
 
 
 class Progress:
@@ -39,7 +50,8 @@ class Progress:
             disable=not self._live,
         )
         self._task = self._bar.add_task("", visible=False)
-        self._bits_per_byte = ""
+        self._judged = ""
+        self._unit = "token"
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -62,8 +74,11 @@ class Progress:
 
     def _start(self, event: Event) -> None:
         self._bar.update(self._task, total=event["steps"])
+        self._unit = event.get("unit", "token")
         size, batch = show_count(event["parameters"]), show_count(event["tokens_per_step"])
-        self.message(f"{size} parameters; {event['steps']:,} steps of {batch} tokens on {event['device']}")
+        self.message(
+            f"{size} parameters; {event['steps']:,} steps of {batch} {self._unit}s on {event['device']}"
+        )
 
     def _engine(self, event: Event) -> None:
         for row in event["candidates"]:
@@ -75,6 +90,7 @@ class Progress:
 
     def _resumed(self, event: Event) -> None:
         begun = gf.Run.open(self._run).events.last("start") or {}
+        self._unit = begun.get("unit", "token")
         self._bar.update(self._task, total=begun.get("steps"), completed=event["step"])
         self.message(f"going on from step {event['step']:,}")
         for finding in event["findings"]:
@@ -87,8 +103,8 @@ class Progress:
         words = [
             f"{'' if self._live else 'step '}{event['step']:,}/{total}",
             f"loss {float(event['loss']):.3f}",
-            self._bits_per_byte,
-            f"{show_count(event['tokens_per_second'])} tok/s",
+            self._judged,
+            f"{show_count(event['tokens_per_second'])} {'tok' if self._unit == 'token' else f'{self._unit}s'}/s",
             f"{event['utilisation']:.0%} of peak",
         ]
         line = "  ".join(word for word in words if word)
@@ -99,20 +115,27 @@ class Progress:
             self.message(line + left)
 
     def _validation(self, event: Event) -> None:
-        found = [f"validation loss {event['loss']:.4f}"]
-        if "bits_per_byte" in event:  # of tasks that predict all of a text
-            self._bits_per_byte = f"{event['bits_per_byte']:.3f} bits/byte"
-            found.append(self._bits_per_byte)
-        if "accuracy" in event:
-            found.append(f"{event['accuracy']:.1%} right")
-        self.message(f"step {event['step']:,}: {', '.join(found)}")
+        judged = {
+            name: words.format(event[name]) for name, words in _JUDGED.items() if _is_number(event, name)
+        }
+        self._judged = next(iter(judged.values()), "")
+        loss = f"step {event['step']:,}: validation loss {event['loss']:.4f}"
+        self.message(", ".join([loss, *judged.values()]))
 
     def _sample(self, event: Event) -> None:
         text = (event["prompt"] + event["text"]).strip("\n").replace("\n", "\n  | ")
-        self.message(f"step {event['step']:,} writes:\n  | {text}")
+        writes = " writes" if self._unit == "token" else ""  # of a row it says what it says
+        self.message(f"step {event['step']:,}{writes}:\n  | {text}")
+
+    def _calibration(self, event: Event) -> None:
+        self.message(f"says 70%, right 70%? {event['verdict']}")
 
     def _checkpoint(self, event: Event) -> None:
         self.message(f"step {event['step']:,}: saved {event['path']} in {show_seconds(event['seconds'])}")
 
     def _warning(self, event: Event) -> None:
         self.message(f"warning: {event['message']}")
+
+
+def _is_number(event: Event, name: str) -> bool:
+    return isinstance(event.get(name), int | float)

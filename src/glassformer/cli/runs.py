@@ -9,7 +9,7 @@ from cyclopts import App
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.terminal import ANSWER_IS_NO, document, facts, note, sparkline, table
+from glassformer.cli.terminal import ANSWER_IS_NO, counted, document, facts, note, sparkline, table
 from glassformer.run.curves import thin
 
 _LISTED = (
@@ -19,6 +19,8 @@ _LISTED = (
     "tokens",
     "val_loss",
     "val_bits_per_byte",
+    "accuracy",
+    "r2",
     "tokens_per_second",
     "parameters",
 )
@@ -35,11 +37,11 @@ def list_runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
         root: The folder that holds them.
         json: One JSON document instead of a table.
     """
-    found = [run.summary() for run in gf.Run.list(root)]
+    found = [{**run.summary(), **run.judged()} for run in gf.Run.list(root)]
     if json:
         document({"runs": found}, "runs")
     elif found:
-        table([{name: summary[name] for name in _LISTED} for summary in found])
+        table([{name: summary.get(name) for name in _LISTED} for summary in found])
     else:
         note(f"There are no runs in {root}. Make one with: glassformer train")
 
@@ -58,13 +60,13 @@ def show(run: Path, /, *, out: Path | None = None, json: bool = False) -> None:
         charts.save(_losses(opened), out)
         note(f"The chart is in {out}.")
     if json:
-        document({"path": str(run), **opened.summary()}, "run")
+        document({"path": str(run), **opened.summary(), **opened.judged()}, "run")
         return
     losses = [row["loss"] for row in thin(opened.rows(), "loss", most=_CURVE_WIDTH)]
     report = opened.path / "report.html"
     facts(
         {
-            **opened.summary(),
+            **counted({**opened.summary(), **opened.judged()}, opened.unit),
             "loss": sparkline(losses, _CURVE_WIDTH),
             "report": report if report.exists() else None,
         }
@@ -74,7 +76,8 @@ def show(run: Path, /, *, out: Path | None = None, json: bool = False) -> None:
 def _losses(run: gf.Run) -> charts.Spec:
     names = {"step": "training", "validation": "validation"}
     rows = [{**row, "loss of": names[kind]} for kind in names for row in run.events.curve(kind)]
-    return charts.line(rows, "step", "loss", series="loss of", y_title="loss (nats per token)")
+    unit = (run.events.last("start") or {}).get("loss_unit", "nats per token")
+    return charts.line(rows, "step", "loss", series="loss of", y_title=f"loss ({unit})")
 
 
 @runs.command

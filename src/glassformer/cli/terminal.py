@@ -48,7 +48,8 @@ def document(values: Mapping[str, Any], schema: str = "", version: int = 1) -> N
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as a table; a column that holds nothing, or only zeros, is left out."""
-    names = dict.fromkeys(name for row in rows for name, value in row.items() if value)
+    every = dict.fromkeys(name for row in rows for name in row)
+    names = [name for name in every if any(row.get(name) for row in rows)]
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         number = all(isinstance(row.get(name), int | float | None) for row in rows)
@@ -65,6 +66,11 @@ def facts(values: Mapping[str, Any]) -> None:
         if value is not None:
             drawn.add_row(name.replace("_", " "), _cell(value))
     _print(drawn)
+
+
+def counted(values: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    """The same with what is counted in tokens called by its name, such as rows."""
+    return {name.replace("tokens", f"{unit}s"): value for name, value in values.items()}
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""`glassformer train`: text in, a trained model out."""
+"""`glassformer train`: text or rows in, a trained model out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import glassformer as gf
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.progress import Progress
-from glassformer.cli.terminal import document, facts, note
-from glassformer.train.config import AnyRecipe
+from glassformer.cli.terminal import counted, document, facts, note
 from glassformer.train.launch import prepare_process
+from glassformer.train.recipe import AnyRecipe
 
 _NO_OVERRIDES = Overrides()
 _NEXT = {
@@ -19,6 +19,9 @@ _NEXT = {
     "mask": 'Let it guess: glassformer fill {} "... <|mask|> ..."',
     "label": 'Let it tell: glassformer classify {} --text "..."',
     "translate": 'Let it translate: glassformer translate {} "..."',
+    "classify": "Let it predict: glassformer predict {} rows.csv",
+    "regress": "Let it predict: glassformer predict {} rows.csv",
+    "marks": "Let it predict: glassformer predict {} rows.csv",
 }
 """What to do with a finished run of each task."""
 
@@ -37,11 +40,12 @@ def train(
     json: bool = False,
     overrides: Overrides = _NO_OVERRIDES,
 ) -> None:
-    """Train a Transformer. The same command again goes on where the run stopped.
+    """Train a model. The same command again goes on where the run stopped.
 
     Args:
         what: A recipe's name, a recipe.toml, or text files, folders or globs; without it, the demo.
-        task: What to learn from texts of your own: language (when left out), mask, label or translate.
+        task: What to learn from texts or rows of your own: language (when left out), mask, label or translate;
+            classify, regress or marks.
         run: The run's folder. Left out: the unfinished run of this recipe, or runs/RECIPE-N.
         fresh: Begin anew; what is in the run's folder is moved into before-N/ there.
         init_from: Start from these weights: a run, a model folder (Hugging Face's too), a .gguf or a .safetensors
@@ -91,8 +95,9 @@ def train(
     if sink is not None and (missed := sink.close()):
         note(missed)
     if not json:
-        summary = gf.Run.open(folder).summary()
-        facts({**summary, "run": folder, "report": folder / "report.html"})
+        done = gf.Run.open(folder)
+        shown = counted({**done.summary(), **done.judged()}, done.unit)
+        facts({**shown, "run": folder, "report": folder / "report.html"})
         note(f"\n{_NEXT[recipe.task].format(folder)}")
 
 
@@ -104,7 +109,7 @@ def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:
         document(plan, "plan")
         return
     warnings = plan.pop("warnings")
-    facts(plan)
+    facts(counted(plan, recipe.unit))
     for warning in warnings:
         note(f"warning: {warning}")
 

@@ -64,6 +64,10 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in hidden)
         self.head = nn.Linear(*last)
         self.activation = ACTIVATIONS[config.activation]
+        if config.activation == "step":
+            self.layers.requires_grad_(
+                False
+            )  # no gradient comes here: nothing may change it, weight decay neither
         _initialise(self, seed)
 
     def forward(self, inputs: Inputs, *, see: See = unseen) -> Outputs:
@@ -83,7 +87,7 @@ class Network(nn.Module):
                 expected=f"Expected [rows, {self.config.widths[0]}]: this network reads {self.config.widths[0]} "
                 "numbers a row.",
             )
-        a: Tensor = see("inputs", inputs)
+        a: Tensor = see("inputs", inputs.to(self.head.weight.dtype))
         for number, layer in enumerate(self.layers):
             z = see(f"layers.{number}.pre", layer(a))
             a = see(f"layers.{number}.post", self.activation(z))

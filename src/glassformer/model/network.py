@@ -25,6 +25,9 @@ from glassformer.errors import ModelError
 NetworkActivation = Literal["none", "step", "sigmoid", "tanh", "relu", "gelu"]
 Head = Literal["number", "distribution", "scores"]
 
+HEADS: dict[str, Head] = {"classes": "distribution", "numbers": "number", "marks": "scores"}
+"""The head for each kind of target."""
+
 
 class NetworkConfig(Config):
     """One plain network (multi-layer perceptron)."""

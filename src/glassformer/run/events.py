@@ -28,9 +28,11 @@ MEANING = {
     "step": "one update: step, loss, grad_norm, learning_rate, tokens and seconds so far, tokens_per_second, "
     "utilisation",
     "validation": "loss on what is held out: step, loss, bits_per_byte of text, and what the task judges by",
-    "sample": "text the model wrote: step, prompt, text",
+    "sample": "text the model wrote, or what it says of a row: step, prompt, text",
     "attention": "one attention pattern: layer, head, tokens, pattern (rows are queries), keys where these are other "
     "tokens",
+    "calibration": "how far probabilities can be taken at their word: part, accuracy, confidence, ece, "
+    "ece_by_chance_high, verdict, bins, temperature, mistakes",
     "checkpoint": "one was saved: step, path, seconds, bytes",
     "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",

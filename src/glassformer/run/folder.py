@@ -54,6 +54,7 @@ SUMMARY = (
 
 
 _IN_STEPS = ("tokens", "seconds", "tokens_per_second", "utilisation")
+_OF_EVERY_VALIDATION = {"event", "time", "step", "loss", "tokens", "whole", "bits_per_byte", "bytes"}
 _STATUS = {"start": "running", "resumed": "running", "done": "done", "stopped": "stopped"}
 
 Rows = list[dict[str, Any]]
@@ -187,6 +188,16 @@ class Run:
         if status == "running" and not self.in_use():
             status = "killed"
         return {"run": self.name, "status": status, **found}
+
+    def judged(self) -> dict[str, Any]:
+        """What the task judges by, beside the loss, at the last measurement: `accuracy`, `rmse`, `bleu` ..."""
+        last = self.events.last("validation") or {}
+        return {key: value for key, value in last.items() if key not in _OF_EVERY_VALIDATION}
+
+    @property
+    def unit(self) -> str:
+        """What is counted as `tokens`: a token, or a row of a table."""
+        return str((self.events.last("start") or {}).get("unit", "token"))
 
     def verify(self) -> Findings:
         """Everything wrong with the checkpoints and the finished model, having read every byte."""

@@ -63,6 +63,7 @@ tr:last-child td { border-bottom: 0; }
 td:first-child { white-space: nowrap; }
 .scroll + .scroll { margin-top: 18px; }
 section .cards { margin: 14px 0 0; }
+.cards + p { margin-top: 16px; }
 .pair h3 { margin-top: 12px; }
 td.number, th.number { text-align: right; }
 tr.chosen td { font-weight: 650; }

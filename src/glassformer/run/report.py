@@ -17,11 +17,17 @@ from glassformer.files import write_text
 from glassformer.run import checkpoints, page
 from glassformer.run.curves import smooth, thin
 from glassformer.run.folder import Run
+from glassformer.run.report_table import calibration_section, table_section
 from glassformer.units import show_bytes, show_count, show_flops, show_seconds
 
 MOST_TOKENS = 40
 """Rows and columns of the attention picture that can still be read."""
 SAMPLES_SHOWN = 3
+_LEARNED_FROM = "What the model learned from, read before the first step."
+_WHAT_IT_WRITES = (
+    ("What it writes", "The same prompts as training went on; the newest first."),
+    ("What it says", "The same rows, held out, as training went on; the newest first."),
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -31,17 +37,18 @@ def write_report(run: Run) -> Path:
     events: dict[str, list[dict[str, Any]]] = {}
     for event in run.events.read():
         events.setdefault(event["event"], []).append(event)
+    begun = events.get("start", [{}])[-1]
+    unit, loss_unit = begun.get("unit", "token"), begun.get("loss_unit", "nats per token")
     steps, validation, samples = (run.events.curve(name) for name in ("step", "validation", "sample"))
     body = [
-        *_head(run),
-        page.section("How it learned", "", _losses(steps, validation)),
-        page.section(
-            "What it writes", "The same prompts as training went on; the newest first.", _samples(samples)
-        ),
+        *_head(run, unit, loss_unit),
+        page.section("How it learned", "", _losses(steps, validation, loss_unit)),
+        page.section("Says 70%, right 70%?", *calibration_section(events.get("calibration", []))),
+        page.section(*_WHAT_IT_WRITES[unit == "row"], _samples(samples, unit)),
         page.section("Where it looks", *_attention(events.get("attention", []))),
-        page.section("Pace and steadiness", "", _pace(steps)),
-        page.section("The text", "What the model learned from, read before the first step.", *_text(events)),
-        page.section("What it cost", "", _cost(run, events)),
+        page.section("Pace and steadiness", "", _pace(steps, unit)),
+        page.section(f"The {'table' if unit == 'row' else 'text'}", _LEARNED_FROM, *_text(events)),
+        page.section("What it cost", "", _cost(run, events, unit)),
         page.section("How this machine was used", *_engine(events.get("engine", []))),
         page.section("Checkpoints", "Loading checks every file against its SHA-256.", _checkpoints(run)),
         page.section("What happened", "", _happened(run)),
@@ -51,24 +58,30 @@ def write_report(run: Run) -> Path:
     return run.path / "report.html"
 
 
-def _head(run: Run) -> list[str]:
-    summary, machine = run.summary(), run.manifest.get("machine", {})
+def _head(run: Run, unit: str, loss_unit: str) -> list[str]:
+    summary, machine = run.summary() | run.judged(), run.manifest.get("machine", {})
     shown = {
-        "val_loss": ("validation loss, nats per token", "{:.4g}".format),
+        "test_accuracy": ("right, on test rows", "{:.2%}".format),
+        "accuracy": ("right, on validation rows", "{:.2%}".format),
+        "test_rmse": ("off by, on test rows (rmse)", "{:.4g}".format),
+        "rmse": ("off by, on validation rows (rmse)", "{:.4g}".format),
+        "test_r2": ("R², test rows", "{:.3f}".format),
+        "r2": ("R², validation rows", "{:.3f}".format),
+        "val_loss": (f"validation loss, {loss_unit}", "{:.4g}".format),
         "val_bits_per_byte": ("bits per byte, validation", "{:.4g}".format),
         "train_loss": ("training loss, last step", "{:.4g}".format),
         "parameters": ("parameters", show_count),
         "steps": ("steps", "{:,}".format),
-        "tokens": ("tokens seen", show_count),
+        "tokens": (f"{unit}s seen", show_count),
         "seconds": ("training time", show_seconds),
-        "tokens_per_second": ("tokens per second", show_count),
+        "tokens_per_second": (f"{unit}s per second", show_count),
         "utilisation": ("of the measured matmul peak", "{:.0%}".format),
         "flops": ("arithmetic", show_flops),
     }
     values = [
         (what, value if isinstance(value, str) else render(value))
         for key, (what, render) in shown.items()
-        if (value := summary[key]) is not None
+        if (value := summary.get(key)) is not None and not isinstance(value, dict)
     ]
     status = summary["status"]
     facts = [str(run.recipe["name"])] if run.recipe.get("name") else []
@@ -83,11 +96,11 @@ def _head(run: Run) -> list[str]:
     ]
 
 
-def _losses(steps: Rows, validation: Rows) -> str:
+def _losses(steps: Rows, validation: Rows, loss_unit: str) -> str:
     training = [{**row, "curve": "training"} for row in steps]
     held_out = [{**row, "curve": "validation"} for row in validation]
     log = not any(row["loss"] <= 0 for row in [*steps, *validation])
-    title = "loss (nats per token, log scale)" if log else "loss (nats per token)"
+    title = f"loss ({loss_unit}, log scale)" if log else f"loss ({loss_unit})"
     look: Any = {"y_title": title, "series": "curve", "log_y": log, "size": (960, 320)}
     raw = charts.line(thin(training, "loss"), "step", "loss", faint=True, **look)
     clear = charts.line([*thin(smooth(training, "loss"), "loss"), *held_out], "step", "loss", **look)
@@ -97,14 +110,19 @@ def _losses(steps: Rows, validation: Rows) -> str:
         for row in validation
     ]
     rows = rows or [{"step": step, "training": loss} for step, loss in at.items()]
-    caption = "Loss on training batches and on text held out"
+    caption = "Loss on training batches and on what is held out"
     loss = _figure(charts.layers(raw, clear), caption, rows, *rows[0]) if rows else ""
-    return loss + _small(validation, "bits_per_byte", "Bits for each byte of text held out", size=(960, 180))
+    judged = (
+        ("bits_per_byte", "Bits for each byte of text held out"),
+        ("accuracy", "Share of the validation rows that are right"),
+        ("rmse", "Off by, on validation rows (rmse, in the target's own unit)"),
+    )
+    return loss + "".join(_small(validation, name, caption, size=(960, 180)) for name, caption in judged)
 
 
-def _pace(steps: Rows) -> str:
+def _pace(steps: Rows, unit: str) -> str:
     curves = [
-        _small(steps, "tokens_per_second", "Tokens per second", from_zero=True),
+        _small(steps, "tokens_per_second", f"{unit.capitalize()}s per second", from_zero=True),
         _small(steps, "utilisation", "Utilisation: share of the measured matmul peak", from_zero=True),
         _small(steps, "learning_rate", "Learning rate", from_zero=True),
         _small(steps, "grad_norm", "Gradient norm before clipping"),
@@ -132,12 +150,15 @@ def _figure(spec: charts.Spec, caption: str, rows: Rows, *columns: str, own_size
     )
 
 
-def _samples(samples: Rows) -> str:
+def _samples(samples: Rows, unit: str) -> str:
     newest = [
         page.sample(f"step {row['step']:,}", row.get("prompt", ""), row["text"]) for row in reversed(samples)
     ]
     earlier = "".join(newest[SAMPLES_SHOWN:])
-    return "".join(newest[:SAMPLES_SHOWN]) + page.details(f"{len(newest[SAMPLES_SHOWN:])} earlier", earlier)
+    shown = "".join(newest[:SAMPLES_SHOWN])
+    if shown and unit == "row" and any("\n" in row["prompt"].strip("\n") for row in samples):  # pictures
+        shown = f'<div class="cards">{shown}</div>'
+    return shown + page.details(f"{len(newest[SAMPLES_SHOWN:])} earlier", earlier)
 
 
 def _attention(found: Rows) -> tuple[str, str]:
@@ -175,6 +196,8 @@ def _text(events: Mapping[str, Rows]) -> tuple[str, ...]:
     if "text_report" not in events:
         return ()
     report = events["text_report"][-1]["report"]
+    if "table" in report:
+        return table_section(report)
     sources = report.get("sources", [])
     telling = {
         key for row in sources for key, value in row.items() if value
@@ -192,7 +215,7 @@ def _text(events: Mapping[str, Rows]) -> tuple[str, ...]:
     )
 
 
-def _cost(run: Run, events: Mapping[str, Rows]) -> str:
+def _cost(run: Run, events: Mapping[str, Rows], unit: str) -> str:
     summary = run.summary()
     found = {**summary, **(events["cost"][-1] if "cost" in events else {})}
     flops, seconds, tokens, joules = (found.get(name) for name in ("flops", "seconds", "tokens", "joules"))
@@ -200,7 +223,7 @@ def _cost(run: Run, events: Mapping[str, Rows]) -> str:
     if flops:
         values.append(("floating-point operations", show_flops(flops)))
     if flops and tokens:
-        values.append(("for each token", show_flops(flops / tokens)))
+        values.append((f"for each {unit}", show_flops(flops / tokens)))
     if flops and seconds:
         values.append(("a second, on average", show_flops(flops / seconds)))
     if seconds:

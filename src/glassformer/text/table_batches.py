@@ -48,12 +48,19 @@ class TableBatches:
         self.num_samples = len(data.train)
         self.steps_per_epoch = -(-self.num_samples // batch)
         self._keys = round_keys(seed, "order", 0)
+        self.waste = 0.0
+        """No place of a batch is left empty."""
         self.warnings: list[str] = []
         if self.num_samples < batch:
             self.warnings.append(
                 f"There are {self.num_samples:,} training rows, less than a batch of {batch:,}: "
                 f"each batch repeats them {batch / self.num_samples:.1f} times."
             )
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """What is counted here is rows."""
+        return self.batch_size
 
     def batch(self, step: int) -> TableBatch:
         """The batch of this step, counted from 0."""

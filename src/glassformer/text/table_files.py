@@ -13,6 +13,8 @@ of an array with three or more axes, (row, height, width) or with channels after
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -218,7 +220,7 @@ def _columns(name: str, array: Column) -> dict[str, Column]:
 
 def _digits() -> Source:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_places():
             warnings.simplefilter("ignore")  # its own deprecations are not about these data
             from sklearn.datasets import load_digits
     except ImportError:
@@ -229,3 +231,14 @@ def _digits() -> Source:
     found = load_digits()
     columns = _columns("pixel", found.images) | {"digit": found.target}
     return Source(columns, [(DIGITS, len(found.target))], "digit", (8, 8))
+
+
+@contextlib.contextmanager
+def _no_places() -> Iterator[None]:
+    """scikit-learn brings an OpenMP of its own, which complains on stderr of places meant for torch's: this
+    thread is bound to one of them already."""
+    before = {name: os.environ.pop(name) for name in ("OMP_PLACES", "OMP_PROC_BIND") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)

@@ -15,7 +15,7 @@ from glassformer.errors import RunError
 from glassformer.files import cache_folder
 from glassformer.run import checkpoints
 from glassformer.run.tensors import read_tensors
-from glassformer.train.config import LoadedRecipe, load_recipe, names_a_recipe
+from glassformer.train.recipe import LoadedRecipe, load_recipe, names_a_recipe
 from glassformer.train.weights import Weights
 from glassformer.use.load import load
 

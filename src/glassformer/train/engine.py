@@ -5,6 +5,10 @@ quickest differs from machine to machine (bfloat16 is a loss without the instruc
 shape (torch's fused attention is slow on a CPU at short contexts), so there is no rule to write down.
 Compilation costs tens of seconds; it is tried only when the run is long enough to win them back. A choice is
 recorded with its measurements and reused on resume, so that a resumed run computes the same numbers.
+
+A plain network has no attention to choose. Small steps of one are all overhead, which neither bfloat16 nor a
+compiler is worth trying on: they are taken in float32, eager, unless asked for otherwise, and in one thread, since
+several wait for each other longer than they work.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,6 +30,7 @@ from glassformer.errors import GlassformerError, UsageError
 from glassformer.model.attention import Kernel
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
+from glassformer.model.network import NetworkConfig, flops_per_row
 from glassformer.model.transformer import Transformer
 from glassformer.stats import median
 from glassformer.train.config import EngineConfig
@@ -41,6 +46,8 @@ _EAGER_TOKENS = 2048
 """Eager steps are timed on at most about this many tokens, so that a large batch does not take minutes."""
 _SHORT_CONTEXT = 128
 """Up to here the explicit attention beats the one in blocks of queries, which begins to skip work beyond."""
+_SMALL_STEP = 2e9
+"""FLOPs; up to here a plain network's step takes milliseconds on any machine."""
 _BF16_GAIN = 1.3
 """bfloat16 pays when its products are this many times as fast: element-wise work between them is not."""
 
@@ -52,11 +59,16 @@ class Choice:
     device: str
     precision: Precision
     compiled: bool
-    attention: Kernel
+    attention: Kernel | None
+    """None for a model that has none."""
+    threads: int | None = None
+    """None for all."""
 
     @property
     def name(self) -> str:
-        return f"{self.precision} {'compiled' if self.compiled else 'eager'}, {self.attention} attention"
+        how = f"{self.precision} {'compiled' if self.compiled else 'eager'}"
+        how += f", {self.attention} attention" if self.attention else ""
+        return f"{how}, {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else how
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +93,28 @@ def choose(
     config: EngineConfig,
     trial: Trial,
     *,
-    model: ModelConfig,
+    model: ModelConfig | NetworkConfig,
     batch: int,
     num_steps: int | None,
     seconds: float,
 ) -> list[Candidate]:
     """What was tried, the best first. The run will take `num_steps` steps of `batch` rows, or else `seconds`."""
     device = pick_device(config.device)
-    kernel: Kernel = (
-        "fused" if device != "cpu" else "explicit" if model.context <= _SHORT_CONTEXT else "blocks"
-    )
-    kernels = list(dict.fromkeys((kernel, "fused")) if config.attention == "auto" else (config.attention,))
+    kernels = _kernels(config, device, model)
+    small = isinstance(model, NetworkConfig) and batch * flops_per_row(model) < _SMALL_STEP
     precisions: list[Precision] = ["fp32"] if config.precision == "auto" else [config.precision]
-    if config.precision == "auto" and _bf16_pays(device, model.width):
+    if config.precision == "auto" and not small and _bf16_pays(device, _width(model)):
         precisions = ["bf16", "autocast", "fp32"]
-    eager = [Choice(device, p, False, kernels[0]) for p in precisions]
+    threads = 1 if small and device == "cpu" else None
+    eager = [Choice(device, p, False, kernels[0], threads) for p in precisions]
     eager += [Choice(device, precisions[0], False, other) for other in kernels[1:]]
     compiled = replace(eager[0], compiled=True)
-    if config.compile == "off" and len(eager) == 1:
+    if len(eager) == 1 and (config.compile == "off" or (small and config.compile == "auto")):
         return [Candidate(eager[0])]
     tried: list[Candidate] = []
     wanted = config.compile == "on"
-    rows = min(batch, max(1, _EAGER_TOKENS // model.context))
+    length = 1 if isinstance(model, NetworkConfig) else model.context
+    rows = min(batch, max(1, _EAGER_TOKENS // length))
     for choice in [] if wanted else eager:
         tried.append(measure(choice, trial, rows, batch))
         best = min((c.step_seconds for c in tried if c.step_seconds), default=0.0)
@@ -121,11 +133,30 @@ def choose(
     return working + [c for c in tried if not c.step_seconds]
 
 
+def _kernels(
+    config: EngineConfig, device: str, model: ModelConfig | NetworkConfig
+) -> Sequence[Kernel | None]:
+    """The kinds of attention to try, the likeliest to be quickest first."""
+    if isinstance(model, NetworkConfig):
+        return [None]
+    if config.attention != "auto":
+        return [config.attention]
+    likely: Kernel = (
+        "fused" if device != "cpu" else "explicit" if model.context <= _SHORT_CONTEXT else "blocks"
+    )
+    return list(dict.fromkeys((likely, "fused")))
+
+
+def _width(model: ModelConfig | NetworkConfig) -> int:
+    """The size of the products that most of the time goes into."""
+    return max(model.widths) if isinstance(model, NetworkConfig) else model.width
+
+
 def prepare_loss(
     model: nn.Module, choice: Choice, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Loss:
     """The model's loss as the choice computes it."""
-    if isinstance(model, Transformer):
+    if isinstance(model, Transformer) and choice.attention is not None:
         model.use_attention(choice.attention)
     plain: Loss = model.loss  # type: ignore[assignment] # every model that learns has one
     loss = torch.compile(plain, dynamic=False) if choice.compiled else plain
@@ -139,6 +170,17 @@ def prepare_loss(
         return result
 
     return compute
+
+
+@contextlib.contextmanager
+def threads_of(choice: Choice) -> Iterator[None]:
+    """Compute with as many threads as the choice says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(choice.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _recomputing() -> contextlib.AbstractContextManager[None]:

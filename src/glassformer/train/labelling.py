@@ -10,7 +10,7 @@ from torch import nn
 from glassformer.errors import ConfigError
 from glassformer.files import write_json
 from glassformer.text.labels import LabelBatch, LabelBatches, label_validation_batches, prepare_labels
-from glassformer.train.config import LabelRecipe
+from glassformer.train.recipe import LabelRecipe
 from glassformer.train.task import Event, OnTokens, Progress
 from glassformer.use.classify import classify
 from glassformer.use.load import LABELS, Loaded, save_model
@@ -57,11 +57,11 @@ class LabelTask(OnTokens):
             yield {"event": "sample", "prompt": f"{row['text']}\n",
                    "text": f"{row['class']} ({row['probability']:.0%})"}  # fmt: skip
 
-    def judge(self, model: nn.Module) -> Event:
+    def judge(self, model: nn.Module, *, whole: bool) -> Event:
         """How often the likeliest class is the right one, and how often it would be if the commonest class of the
         training texts were always named."""
         texts = self.prepared.texts
-        if not texts:
+        if not (texts and whole):
             return {}
         rows = classify(self.loaded(model), [text.decode("utf-8", "replace") for text, _ in texts], cut=True)
         right = sum(row["class"] == label for row, (_, label) in zip(rows, texts, strict=True))

@@ -12,7 +12,7 @@ from glassformer.files import cache_folder
 from glassformer.look.heads import attention_rows
 from glassformer.text.batches import NO_LOSS, Batch, Batches, validation_batches
 from glassformer.text.shards import prepare
-from glassformer.train.config import Recipe
+from glassformer.train.recipe import Recipe
 from glassformer.train.task import Event, OnTokens, Progress
 from glassformer.use.generate import generate
 

@@ -28,11 +28,12 @@ from glassformer.seeds import derive
 from glassformer.stats import bits_per_byte
 from glassformer.train import start
 from glassformer.train.beginning import recipe_for, start_from
-from glassformer.train.config import AnyRecipe
+from glassformer.train.engine import threads_of
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules, matmul_ceiling
 from glassformer.train.optimizers import build_optimizers, restore_state, state_tensors
+from glassformer.train.recipe import AnyRecipe
 from glassformer.train.schedules import factor
 from glassformer.train.step import micro_batches, update
 from glassformer.train.task import Event, Task
@@ -83,7 +84,9 @@ def training(
             task = start.open_task(recipe, base, tell)
             folder = start.open_run(task, run, fresh=fresh, accept_data=accept_data)
         with folder.lock():
-            yield from Session(task, folder, tell).events(interrupt, init_from)
+            session = Session(task, folder, tell)
+            with threads_of(session.choice):
+                yield from session.events(interrupt, init_from)
 
 
 def find_unfinished(recipe: AnyRecipe, root: Path = Path("runs")) -> Path | None:
@@ -178,6 +181,7 @@ class Session:
                 task=self.recipe.task, parameters=sum(map(prod, self.task.shapes.values())),
                 tokens_per_step=self.task.batches.tokens_per_batch, flops_per_token=self.task.flops_per_token,
                 gemm_ceiling_flops_per_second=self.meter.ceiling, waste=self.task.batches.waste,
+                unit=self.recipe.unit, loss_unit=self.recipe.loss_unit,
             )  # fmt: skip
             for message in (*self.task.warnings, *self.task.batches.warnings):
                 yield self._log("warning", message=message)
@@ -216,7 +220,7 @@ class Session:
                 num_bytes += self.task.num_bytes(batch) or 0
                 if limit is not None and num_targets >= limit:
                     break
-            judged = self.task.judge(self.model) if whole else {}
+            judged = self.task.judge(self.model, whole=whole)
         self.meter.saw_ceiling(self._ceiling())
         if num_targets:
             bits = {"bits_per_byte": bits_per_byte(nats, num_bytes), "bytes": num_bytes} if num_bytes else {}
@@ -272,9 +276,8 @@ class Session:
         self.weights.settle()
         self.model.eval()
         self.task.save(self.run.model, self.model)
-        picture = self.task.picture(self.model)
-        if picture is not None:
-            yield self._log("attention", **picture)
+        for event in self.task.findings(self.model):
+            yield self._log(event.pop("event"), **event)
         now = joules()
         used = {} if energy is None or now is None else {"joules": now - energy}
         summary = self._summary()
@@ -286,6 +289,7 @@ class Session:
         kept = {key: value for key, value in self.run.summary().items() if key not in ("run", "status")}
         return {
             **kept,
+            **self.run.judged(),
             **self.meter.overall(),
             "tokens": self.meter.tokens,
             "seconds": self.meter.seconds,

@@ -18,7 +18,7 @@ from glassformer.text.batches import NO_LOSS, Batches, validation_batches
 from glassformer.text.masked import MaskBatch, MaskedBatches, mask_id, masked, num_picked
 from glassformer.text.shards import prepare
 from glassformer.text.tokenizer import MASK, Ids
-from glassformer.train.config import MaskRecipe
+from glassformer.train.recipe import MaskRecipe
 from glassformer.train.task import Event, OnTokens, Progress
 from glassformer.use.fill import fill_in
 
@@ -71,8 +71,10 @@ class MaskTask(OnTokens):
         for prompt in self._hidden_texts() if prompts is None else prompts:
             yield {"event": "sample", "prompt": f"{prompt}\n", "text": fill_in(self.loaded(model), prompt)}
 
-    def judge(self, model: nn.Module) -> Event:
+    def judge(self, model: nn.Module, *, whole: bool) -> Event:
         """How often the likeliest token is the hidden one, on text held out."""
+        if not whole:
+            return {}
         encoder = self.loaded(model).encoder
         right = total = 0
         for batch in self.validation(self.recipe.train.batch // self.recipe.train.accumulate):

@@ -8,7 +8,7 @@
     muon       w -= r orthogonal(momentum of g), for matrices                       Jordan et al. 2024
 
 SGD, Adam, AdamW and Adafactor are torch's; Lion and Muon are written out here. Weight decay is applied to
-matrices only. A recipe's Muon updates the blocks' matrices, and AdamW updates the rest.
+matrices only. A recipe's Muon updates the matrices of blocks and hidden layers, and AdamW updates the rest.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ Named = Mapping[str, torch.nn.Parameter]
 
 
 def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.optim.Optimizer]:
-    """The optimisers that together update all of `weights`, each weight by exactly one."""
+    """The optimisers that together update all of `weights`, each weight by exactly one.
+
+    A weight that asks for no gradient has none to follow: it is left out, and does not decay.
+    """
+    weights = {name: w for name, w in weights.items() if w.requires_grad}
     if config.kind == "muon":
-        hidden = {name: w for name, w in weights.items() if w.ndim == 2 and in_block(name)}
+        hidden = {name: w for name, w in weights.items() if w.ndim == 2 and _is_hidden(name)}
         rest = {name: w for name, w in weights.items() if name not in hidden}
         adamw = build_optimizers(config.model_copy(update={"kind": "adamw"}), rest)
         if not hidden:  # a model without blocks
@@ -56,6 +60,11 @@ def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.opti
             return [torch.optim.Adafactor(groups, lr=rate)]
         case _:
             return [_with_moments(torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True))]
+
+
+def _is_hidden(name: str) -> bool:
+    """Of a Transformer's block or a plain network's hidden layer: where Muon's matrices are."""
+    return in_block(name) or name.startswith("layers.")
 
 
 def _with_moments(adam: torch.optim.Adam) -> torch.optim.Adam:

@@ -23,7 +23,7 @@ from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
-from glassformer.train.config import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TrainConfig
+from glassformer.train.config import TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -35,6 +35,7 @@ from glassformer.train.engine import (
     prepare_loss,
 )
 from glassformer.train.optimizers import build_optimizers
+from glassformer.train.recipe import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TableRecipe
 from glassformer.train.step import Loss, update
 from glassformer.train.task import Batch, Progress, Task
 from glassformer.train.weights import Weights
@@ -56,6 +57,10 @@ def open_task(recipe: AnyRecipe, base: Path, progress: Progress) -> Task:
             from glassformer.train.labelling import LabelTask
 
             return LabelTask(recipe, base, progress)
+        case TableRecipe():
+            from glassformer.train.tables import TableTask
+
+            return TableTask(recipe, base, progress)
         case _:
             from glassformer.train.language import LanguageTask
 
@@ -70,7 +75,6 @@ def open_run(task: Task, path: Path, *, fresh: bool, accept_data: bool) -> Run:
         task.keep(run.path)
         return run
     run = Run.open(path)
-    task.keep(path)  # it may have been killed when it was just made
     checkpoints.check_fits(_what_matters(run.recipe), _what_matters(recipe.resolved()))
     changed = [name for name, digest in digests.items() if run.manifest.get(name) != digest]
     if "tokenizer" in changed or (changed and not accept_data):
@@ -83,6 +87,7 @@ def open_run(task: Task, path: Path, *, fresh: bool, accept_data: bool) -> Run:
         )
     if changed:
         run.events.append("warning", message=f"goes on with changed data, {digests['data'][:12]}, as asked")
+    task.keep(path)  # it may have been killed when it was just made
     return run
 
 
@@ -198,7 +203,7 @@ def plan_run(recipe: AnyRecipe, base: Path) -> dict[str, Any]:
         "task": recipe.task,
         "device": pick_device(recipe.engine.device),
         "parameters": sum(map(prod, task.shapes.values())),
-        "vocab": task.config.vocab,
+        **task.sizes,
         "training_tokens": task.training_tokens,
         "validation_tokens": task.validation_tokens,
         "steps": steps,

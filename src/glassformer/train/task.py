@@ -4,6 +4,7 @@
     mask        train/masking.py        an encoder guesses hidden tokens
     label       train/labelling.py      an encoder tells which class a text is of
     translate   train/translation.py    an encoder-decoder writes a target for a source
+    classify, regress, marks   train/tables.py   a plain network predicts a column from the others
 
 A task is made from its recipe before the first step, with its data read and its model's sizes known. The loop
 asks it for a model, for batches by step, for what is held out, and for what is worth showing.
@@ -26,7 +27,7 @@ from glassformer.model.config import ModelConfig
 from glassformer.model.shapes import Shape, matrices, shapes
 from glassformer.model.stacks import build
 from glassformer.text.tokenizer import Tokenizer
-from glassformer.train.config import TransformerRecipe
+from glassformer.train.recipe import TransformerRecipe
 from glassformer.use.load import Loaded, save_model
 
 Event = dict[str, Any]
@@ -44,7 +45,7 @@ class Batch(Protocol):
     def num_targets(self) -> int:
         """How many predictions the loss is the mean of."""
 
-    def arrays(self) -> dict[str, NDArray[Any] | None]:
+    def arrays(self) -> Mapping[str, NDArray[Any] | None]:
         """The keyword arguments of the model's loss, rows first in each."""
 
 
@@ -65,7 +66,7 @@ class Task(ABC):
     """One kind of learning, its data ready."""
 
     recipe: Any
-    """One of `train/config.py`."""
+    """One of `train/recipe.py`."""
     config: Any
     """The model's, its sizes known."""
     digests: Mapping[str, str]
@@ -76,6 +77,8 @@ class Task(ABC):
     batches: Batches
     training_tokens: int
     validation_tokens: int
+    sizes: Mapping[str, int]
+    """Of the model, as far as the data decides them."""
     shapes: Mapping[str, Shape]
     """Every tensor of the model."""
     matrices: Mapping[str, Shape]
@@ -102,8 +105,8 @@ class Task(ABC):
         """What the model makes of some prompts: events `sample`, or `warning`."""
         yield from ()
 
-    def judge(self, model: nn.Module) -> Event:
-        """More numbers on what is held out, once training is over."""
+    def judge(self, model: nn.Module, *, whole: bool) -> Event:
+        """More numbers on what is held out; `whole` once training is over."""
         return {}
 
     @abstractmethod
@@ -113,6 +116,12 @@ class Task(ABC):
     def picture(self, model: nn.Module) -> Event | None:
         """One attention pattern worth looking at."""
         return None
+
+    def findings(self, model: nn.Module) -> Iterator[Event]:
+        """What the finished model is worth being asked: events `attention`, `calibration`."""
+        picture = self.picture(model)
+        if picture is not None:
+            yield {"event": "attention", **picture}
 
 
 class OnTokens(Task):
@@ -133,6 +142,7 @@ class OnTokens(Task):
             update={"vocab": recipe.model.vocab or size, "classes": classes}
         )
         self.shapes, self.matrices = shapes(self.config), matrices(self.config)
+        self.sizes = {"vocab": self.config.vocab_size}
         self.flops_per_token = count.flops_per_token(self.config, "matmul")
 
     def build(self, device: str | torch.device) -> nn.Module:

@@ -12,7 +12,7 @@ from glassformer.look.heads import cross_attention_rows
 from glassformer.text.batches import NO_LOSS
 from glassformer.text.pair_batches import PairBatch, PairBatches, pair_validation_batches
 from glassformer.text.pairs import prepare_pairs
-from glassformer.train.config import PairRecipe
+from glassformer.train.recipe import PairRecipe
 from glassformer.train.task import Event, OnTokens, Progress
 from glassformer.use.bleu import judge_translations
 from glassformer.use.translate import translate
@@ -52,9 +52,9 @@ class TranslationTask(OnTokens):
         for sample in found:
             yield {"event": "sample", "prompt": f"{sample.source}\n", "text": sample.text}
 
-    def judge(self, model: nn.Module) -> Event:
+    def judge(self, model: nn.Module, *, whole: bool) -> Event:
         """BLEU (where sacrebleu is installed) and exact matches of pairs held out, by greedy search."""
-        pairs = self.prepared.texts[:_JUDGED]
+        pairs = self.prepared.texts[:_JUDGED] if whole else []
         if not pairs:
             return {}
         written = [

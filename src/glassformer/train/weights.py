@@ -23,7 +23,9 @@ class Weights:
         self.mixed = precision == "bf16"
         self.masters: dict[str, nn.Parameter] = self.working
         if self.mixed:
-            self.masters = {name: nn.Parameter(w.detach().float()) for name, w in self.working.items()}
+            self.masters = {
+                name: nn.Parameter(w.detach().float(), w.requires_grad) for name, w in self.working.items()
+            }
             for weight in self.working.values():
                 weight.data = weight.data.bfloat16()
         else:

@@ -45,6 +45,8 @@ M = TypeVar("M", Decoder, Encoder, EncoderDecoder)
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 LABELS = "labels.json"
 """In a run: the names of the classes, for its checkpoints."""
+NETWORK = "glassformer-network"
+"""`model_type` of a plain network, which `use/predict.py` loads."""
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -119,12 +121,13 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
     if precision not in get_args(Precision):
         raise UsageError(f"There is no precision {precision!r}.", expected="It can be 'fp32' or 'bf16'.")
     path = Path(path).expanduser()
+    _refuse_network(path)
     if is_gguf(path):
         from glassformer.use.gguf import open_gguf  # which is built on this room
 
         return open_gguf(path, precision=precision, device=device)
     if not (path / RECIPE).exists():
-        if _is_foreign(path):
+        if _model_type(path) not in (None, "glassformer"):
             from glassformer.use.pretrained import from_pretrained  # which is built on this room
 
             return from_pretrained(path, precision=precision, device=device)
@@ -216,12 +219,22 @@ def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Lo
     return Loaded(model, tokenizer, config, run.path, (unfinished, *found), classes)
 
 
-def _is_foreign(folder: Path) -> bool:
-    """Whether its config names a family of model other than ours."""
+def _model_type(folder: Path) -> str | None:
+    """The family of model that its config names, if any."""
     try:
-        return bool(json.loads((folder / CONFIG).read_bytes())["model_type"] != "glassformer")
+        return str(json.loads((folder / CONFIG).read_bytes())["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
+
+
+def _refuse_network(path: Path) -> None:
+    """A plain network reads rows of numbers: it has no tokenizer, and nothing that takes a `Loaded` can use it."""
+    recipe = Run.open(path).recipe if (path / RECIPE).exists() else {}
+    if recipe.get("model", {}).get("kind") == "network" or _model_type(path) == NETWORK:
+        raise ModelError(
+            f"{path} holds a plain network, which reads rows of numbers.", expected="A model of text.",
+            do=f"Use it with: glassformer predict {path} ROWS, or in Python glassformer.load_network.",
+        )  # fmt: skip
 
 
 def is_gguf(path: Path) -> bool:

@@ -4,7 +4,8 @@
 
 `columns.json` holds what turns a row into inputs and outputs into answers: feature names, means and deviations,
 class names, and the temperature of `calibrate.py`. The folder is sealed like every model folder: loading
-verifies the SHA-256 of every file and compares names and shapes before any memory is taken.
+verifies the SHA-256 of every file and compares names and shapes before any memory is taken. Of a run that is not
+finished the newest whole checkpoint is taken, and `Predictor.warnings` says so.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from numpy.typing import NDArray
 
 from glassformer import configs
 from glassformer.errors import CheckpointError, ModelError, UsageError
+from glassformer.files import write_bytes
 from glassformer.model.mlp import Network
-from glassformer.model.network import NetworkConfig, parameters, shapes
+from glassformer.model.network import HEADS, NetworkConfig, parameters, shapes
 from glassformer.run import exports
+from glassformer.run.checkpoints import load_newest
+from glassformer.run.folder import RECIPE, Run
 from glassformer.run.tensors import read_tensors
 from glassformer.text.columns import NUMBERS, Columns
 from glassformer.text.table_files import objects, read_sources
 from glassformer.text.tables import Table
 from glassformer.units import show_count
 from glassformer.use.calibrate import Calibration, Temperature, calibration, fit_temperature, scaled
-from glassformer.use.load import CONFIG, WEIGHTS, compare, misfit
+from glassformer.use.load import CONFIG, NETWORK, WEIGHTS, compare, misfit
 
 COLUMNS = "columns.json"
-MODEL_TYPE = "glassformer-network"
-HEADS = {"classes": "distribution", "numbers": "number", "marks": "scores"}
-"""The head for each kind of target."""
 
 Rows = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | NDArray[Any]
 """A file as in data.paths, columns by name, rows by name, or numbers (row, feature) in the features' order."""
@@ -50,6 +51,7 @@ class Predictor:
     network: Network
     columns: Columns
     path: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         outputs = ", ".join(self.columns.outputs[:5]) + (", ..." if len(self.columns.outputs) > 5 else "")
@@ -76,7 +78,7 @@ def predict(model: Predictor, rows: Rows, *, base: Path | None = None) -> list[d
     numbers   {"price": 12.5}
     marks     {"funny": 0.9, "sad": 0.2}, the probability of yes
     """
-    outputs = _answer(model, scores(model, model.columns.encode(_columns(model, rows, base))))
+    outputs = answers(model, model.columns.encode(_columns(model, rows, base)))
     names = model.columns.outputs
     if model.columns.kind != "classes":
         return [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
@@ -106,10 +108,34 @@ def scores(model: Predictor, inputs: NDArray[np.float32]) -> NDArray[np.float64]
     return found
 
 
+def save_predictions(answers: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write what `predict` found as .csv, .tsv or .parquet; of classes also each one's `probability of X`."""
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".parquet"):
+        raise UsageError(
+            f"Answers cannot be saved as {path.name}.", expected="A name ending in .csv, .tsv or .parquet."
+        )
+    rows = [
+        {key: value for key, value in answer.items() if key != "probabilities"}
+        | {f"probability of {name}": share for name, share in answer.get("probabilities", {}).items()}
+        for answer in answers
+    ]
+    table, buffer = pyarrow.Table.from_pylist(rows), pyarrow.BufferOutputStream()
+    if kind == ".parquet":
+        parquet.write_table(table, buffer)
+    else:
+        csv.write_csv(table, buffer, csv.WriteOptions(delimiter="\t" if kind == ".tsv" else ","))
+    write_bytes(path, buffer.getvalue().to_pybytes())
+    return path
+
+
 def measure_calibration(model: Predictor, part: Table, *, bins: int = 10) -> Calibration:
     """How well the model's probabilities agree with what happens in a part of a table."""
     _refuse_numbers(model)
-    return calibration(_answer(model, scores(model, part.inputs)), part.targets, bins=bins)
+    return calibration(answers(model, part.inputs), part.targets, bins=bins)
 
 
 def calibrate(model: Predictor, part: Table) -> tuple[Predictor, Temperature]:
@@ -122,7 +148,7 @@ def calibrate(model: Predictor, part: Table) -> tuple[Predictor, Temperature]:
 
 def save_network(folder: Path, network: Network, columns: Columns) -> Path:
     """Write a model folder, in one step, from which `load_network` gives the same weights to the bit."""
-    config = {"model_type": MODEL_TYPE, "architectures": [type(network).__name__]}
+    config = {"model_type": NETWORK, "architectures": [type(network).__name__]}
     files = {
         CONFIG: {**config, **network.config.model_dump(mode="json")},
         COLUMNS: columns.model_dump(mode="json"),
@@ -135,9 +161,14 @@ def save_network(folder: Path, network: Network, columns: Columns) -> Path:
 
 
 def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
-    """The network of a folder that `save_network` wrote, or of a run that holds one in `model/`."""
+    """The network of a folder that `save_network` wrote, or of a run."""
     folder = Path(path).expanduser()
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    if not folder.exists():
+        raise ModelError(f"There is no {folder}.", do="List your runs with: glassformer runs list")
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    elif (folder / RECIPE).exists():
+        return _from_checkpoint(Run.open(folder), device)
     if missing := [name for name in (CONFIG, WEIGHTS, COLUMNS) if not (folder / name).is_file()]:
         raise ModelError(
             f"{folder} lacks {', '.join(missing)}.",
@@ -149,27 +180,52 @@ def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> Pre
             do="\nPut back a copy of the folder, or export it again from its run.",
         )
     fields = _read_json(folder / CONFIG)
-    if (kind := fields.pop("model_type", None)) != MODEL_TYPE:
+    if (kind := fields.pop("model_type", None)) != NETWORK:
         raise ModelError(
             f"{folder / CONFIG} describes a model of type {kind!r}.",
-            expected=f"Expected model_type '{MODEL_TYPE}', a plain network.",
+            expected=f"Expected model_type '{NETWORK}', a plain network.",
             do="Load other models with glassformer.load.",
         )
     fields.pop("architectures", None)
     config = configs.build(NetworkConfig, fields, origin=str(folder / CONFIG))
     columns = configs.build(Columns, _read_json(folder / COLUMNS), origin=str(folder / COLUMNS))
-    tensors = read_tensors(folder / WEIGHTS)
-    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if problems := compare(shapes(config), found):
-        raise misfit(str(folder / WEIGHTS), problems)
-    with torch.device("meta"):
-        network = Network(config)
-    network.load_state_dict(tensors, assign=True)
+    network = _filled(config, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
     return predictor(network.to(device), columns, path=Path(path))
 
 
-def _answer(model: Predictor, found: NDArray[np.float64]) -> NDArray[np.float64]:
-    columns = model.columns
+def _from_checkpoint(run: Run, device: str | torch.device) -> Predictor:
+    checkpoint = load_newest(run.checkpoints, only={"model"}, set_aside=False)
+    if checkpoint is None or not (run.path / COLUMNS).exists():
+        raise ModelError(
+            f"{run.path} has no network yet: neither model/ nor a checkpoint with its {COLUMNS}.",
+            do="Train until the first checkpoint, or give a run of task classify, regress or marks.",
+        )
+    columns = configs.build(Columns, _read_json(run.path / COLUMNS), origin=str(run.path / COLUMNS))
+    fields = {
+        **run.recipe.get("model", {}),
+        "inputs": len(columns.input_names),
+        "outputs": len(columns.outputs),
+    }
+    config = configs.build(NetworkConfig, fields, origin=str(run.path / RECIPE))
+    network = _filled(config, checkpoint.tensors["model"], str(checkpoint.path))
+    found = tuple(f"Passed over a damaged checkpoint: {finding}." for finding in checkpoint.findings)
+    unfinished = f"This run has no finished model yet; these are its weights at step {checkpoint.step}."
+    return replace(predictor(network.to(device), columns, path=run.path), warnings=(unfinished, *found))
+
+
+def _filled(config: NetworkConfig, tensors: Mapping[str, torch.Tensor], origin: str) -> Network:
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if problems := compare(shapes(config), found):
+        raise misfit(origin, problems)
+    with torch.device("meta"):
+        network = Network(config)
+    network.load_state_dict(tensors, assign=True)
+    return network
+
+
+def answers(model: Predictor, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(row, output) for standardised inputs: probabilities, or numbers in the data's own units."""
+    columns, found = model.columns, scores(model, inputs)
     if columns.kind == "numbers":
         return columns.numbers(found)
     return scaled(found, columns.temperature, yes_or_no=columns.kind == "marks")
