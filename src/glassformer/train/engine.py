@@ -141,9 +141,11 @@ def _kernels(
         return [None]
     if config.attention != "auto":
         return [config.attention]
-    likely: Kernel = (
-        "fused" if device != "cpu" else "explicit" if model.context <= _SHORT_CONTEXT else "blocks"
-    )
+    likely: Kernel = "fused"
+    if device == "cpu" and model.context <= _SHORT_CONTEXT:
+        likely = "explicit"
+    elif device == "cpu" and model.kind == "decoder":  # blocks skip what a causal layer does not see
+        likely = "blocks"
     return list(dict.fromkeys((likely, "fused")))
 
 
