@@ -148,7 +148,10 @@ def flops_per_row(config: NetworkConfig, *, training: bool = True) -> int:
     """FLOPs of the matrix products for one row; a multiplication and the addition after it are 2.
 
     Forward 2 n_in n_out for each layer. The backward pass multiplies the gradient by both factors, except
-    that nothing asks for the gradient of the inputs.
+    that nothing asks for the gradient of the inputs. With steps only the last layer learns.
     """
     products = [2 * inputs * outputs for inputs, outputs in pairwise(config.widths)]
-    return 3 * sum(products) - products[0] if training else sum(products)
+    if not training:
+        return sum(products)
+    only_last = config.activation == "step" and len(products) > 1
+    return sum(products) + products[-1] if only_last else 3 * sum(products) - products[0]

@@ -17,7 +17,7 @@ from glassformer.run import checkpoints
 from glassformer.run.tensors import read_tensors
 from glassformer.train.recipe import LoadedRecipe, load_recipe, names_a_recipe
 from glassformer.train.weights import Weights
-from glassformer.use.load import load
+from glassformer.use.load import WEIGHTS, load, model_type
 
 
 def recipe_for(
@@ -42,8 +42,11 @@ def recipe_for(
 
 def start_from(weights: Weights, path: Path) -> str:
     """Set every weight that fits from a model, a run or a .safetensors file; says what became of each."""
-    if path.suffix == ".safetensors":
-        saved = read_tensors(path)
+    ours = [
+        folder for folder in (path, path / "model") if (model_type(folder) or "").startswith("glassformer")
+    ]
+    if path.suffix == ".safetensors" or ours:
+        saved = read_tensors(path if path.suffix == ".safetensors" else ours[0] / WEIGHTS)
     elif _is_model(path):
         saved = dict(load(path).model.named_parameters())
     else:

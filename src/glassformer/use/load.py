@@ -127,7 +127,7 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
 
         return open_gguf(path, precision=precision, device=device)
     if not (path / RECIPE).exists():
-        if _model_type(path) not in (None, "glassformer"):
+        if model_type(path) not in (None, "glassformer"):
             from glassformer.use.pretrained import from_pretrained  # which is built on this room
 
             return from_pretrained(path, precision=precision, device=device)
@@ -219,7 +219,7 @@ def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Lo
     return Loaded(model, tokenizer, config, run.path, (unfinished, *found), classes)
 
 
-def _model_type(folder: Path) -> str | None:
+def model_type(folder: Path) -> str | None:
     """The family of model that its config names, if any."""
     try:
         return str(json.loads((folder / CONFIG).read_bytes())["model_type"])
@@ -230,7 +230,7 @@ def _model_type(folder: Path) -> str | None:
 def _refuse_network(path: Path) -> None:
     """A plain network reads rows of numbers: it has no tokenizer, and nothing that takes a `Loaded` can use it."""
     recipe = Run.open(path).recipe if (path / RECIPE).exists() else {}
-    if recipe.get("model", {}).get("kind") == "network" or _model_type(path) == NETWORK:
+    if recipe.get("model", {}).get("kind") == "network" or model_type(path) == NETWORK:
         raise ModelError(
             f"{path} holds a plain network, which reads rows of numbers.", expected="A model of text.",
             do=f"Use it with: glassformer predict {path} ROWS, or in Python glassformer.load_network.",
