@@ -66,7 +66,7 @@ def test_the_page_tells_everything_and_loads_nothing(made_up: Run) -> None:
     assert "default-src 'none'" in page
     numbers = ["210 TFLOP", "6.84M", "0.857", "9,150 J", "learning_rate = 0.02"]
     words = [
-        "bf16 masters, compiled",
+        "Chosen: bf16 masters, compiled, by measuring 5 ways.",
         "9 of 660 documents are empty.",
         "tensor blocks.3.attn.q",
         "safetensors",

@@ -241,14 +241,15 @@ def _engine(found: Rows) -> tuple[str, ...]:
     event = found[-1]
     candidates = event.get("candidates", [])
     measured = [row for row in candidates if row.get("tokens_per_second")]
-    lead = f"Chosen: {event['choice']}" + (
-        f", by measuring {len(candidates)} ways." if len(candidates) > 1 else "."
+    chosen = next(
+        (row["name"] for row in candidates if row.get("choice") == event["choice"]), event["choice"]
     )
+    lead = f"Chosen: {chosen}" + (f", by measuring {len(candidates)} ways." if len(candidates) > 1 else ".")
     spec = charts.bars(measured, "name", "tokens_per_second", value_title="tokens per second", width=700)
     columns = ("name", "tokens_per_second", "step_seconds", "error")
     rows = [{key: row[key] for key in columns if key in row} for row in candidates]
     chart = charts.svg(spec) if len(measured) > 1 else None
-    return lead, page.figure(chart, "") if chart else "", page.table(rows, chosen=str(event["choice"]))
+    return lead, page.figure(chart, "") if chart else "", page.table(rows, chosen=str(chosen))
 
 
 def _checkpoints(run: Run) -> str:
