@@ -39,6 +39,16 @@ def test_the_demo_begins_to_learn_from_the_standard_library(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_demo_translate_writes_99_of_100_unseen_numbers_exactly_right(tmp_path: Path) -> None:
+    stated = gf.load_recipe("demo-translate").recipe.about.loss
+    run = gf.train(task="translate", run=tmp_path / "run")
+    last = run.events.curve("validation")[-1]
+    assert last["texts"] > 1000 and last["exact_match"] >= 0.99
+    assert stated is not None and last["loss"] <= stated + 0.005
+    assert gf.translate(gf.load(run.path), "three hundred and seven").text == "dreihundertsieben"
+
+
+@pytest.mark.slow
 def test_demo_label_tells_packages_apart_as_well_as_it_states(tmp_path: Path) -> None:
     stated = gf.load_recipe("demo-label").recipe.about.loss
     assert stated is not None
