@@ -17,7 +17,7 @@ from glassformer.run import checkpoints
 from glassformer.run.tensors import read_tensors
 from glassformer.train.recipe import LoadedRecipe, load_recipe, names_a_recipe
 from glassformer.train.weights import Weights
-from glassformer.use.load import WEIGHTS, load, model_type
+from glassformer.use.load import NETWORK, WEIGHTS, load, model_type
 
 
 def recipe_for(
@@ -69,6 +69,6 @@ def start_from(weights: Weights, path: Path) -> str:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether `load` opens it."""
-    places = [path / "config.json", path / "model" / "config.json"]
-    return path.suffix == ".gguf" or any(place.is_file() for place in places)
+    """Whether `load` opens it: a plain network has its own loader, and no tokenizer to take."""
+    kinds = {model_type(path), model_type(path / "model")} - {None}
+    return path.suffix == ".gguf" or bool(kinds - {NETWORK})
