@@ -47,7 +47,7 @@ def generate(
         json: One JSON document instead of the text.
     """
     loaded = open_model(model, precision=precision, device=device, threads=threads)
-    if not json:
+    if not json and loaded.decoder:  # a model that cannot write says so first
         _write(prompt)
     generation = gf.generate(
         loaded,

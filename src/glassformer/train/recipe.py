@@ -208,8 +208,8 @@ _DEMOS = {
     "language": "demo", "translate": "demo-translate", "mask": "demo-mask", "label": "demo-label",
     "classify": "demo-digits",
 }  # fmt: skip
-_OWN_ROWS = dict.fromkeys(TARGETS, "demo-digits")
-"""Whose settings, but for the data, are those of rows of one's own."""
+_OWN = {**_DEMOS, **dict.fromkeys(TARGETS, "demo-digits"), "translate": "multi30k-de-en"}
+"""Whose settings, but for the data, are those of data of one's own: for sentences, not those of numbers in words."""
 
 
 class LoadedRecipe(NamedTuple):
@@ -265,7 +265,6 @@ def _find(
     what: str | Path | Sequence[str | Path] | Mapping[str, Any] | None, task: str | None
 ) -> tuple[dict[str, Any], Path, str]:
     packaged = recipes()
-    demo = packaged[_OWN_ROWS.get(str(task)) or _DEMOS[task or "language"]]
     if isinstance(what, Mapping):
         return dict(what), Path.cwd(), "The recipe"
     texts = [] if what is None else [what] if isinstance(what, str | Path) else list(what)
@@ -275,7 +274,8 @@ def _find(
             do=f"For example: glassformer train houses.csv --task {task} --data.target price",
         )  # fmt: skip
     if not texts:
-        return read_toml(demo), Path.cwd(), f"The recipe {demo.stem}"
+        demo = _DEMOS[task or "language"]
+        return read_toml(packaged[demo]), Path.cwd(), f"The recipe {demo}"
     first = Path(texts[0])
     if len(texts) == 1 and str(first) in packaged and not first.exists():
         return read_toml(packaged[str(first)]), Path.cwd(), f"The recipe {first}"
@@ -298,6 +298,6 @@ def _find(
         **({"task": task} if task else {}),
         "data": {"paths": [str(Path(text).absolute()) for text in texts]},
     }
-    shown = ", ".join(map(str, texts))
-    values = merge({**read_toml(demo), "about": {}, "data": {}}, own_text)
-    return values, Path.cwd(), f"The {demo.stem} recipe on {shown}"
+    shown, own = ", ".join(map(str, texts)), _OWN[task or "language"]
+    values = merge({**read_toml(packaged[own]), "about": {}, "data": {}}, own_text)
+    return values, Path.cwd(), f"The {own} recipe on {shown}"
