@@ -108,6 +108,19 @@ def test_the_cache_is_found_by_content(tmp_path: Path, prepared: PreparedPairs) 
     assert changed.digest != prepared.digest and "copies of others" in changed.warnings[0]
 
 
+def test_a_damaged_cache_is_made_again_and_said(tmp_path: Path, prepared: PreparedPairs) -> None:
+    for file in ("train/target/ids.npy", "report.json"):
+        content = (prepared.path / file).read_bytes()
+        (prepared.path / file).write_bytes(content[: len(content) // 2])
+        said: list[str] = []
+        again = prepare_pairs(
+            PairConfig(paths=("a.tsv",), validation=0.2), TokenizerConfig(kind="bytes"), base=tmp_path,
+            cache=tmp_path / "cache", progress=said.append,
+        )  # fmt: skip
+        assert any("made again" in line for line in said) and again.digest == prepared.digest
+        assert (prepared.path / file).read_bytes() == content
+
+
 def test_an_epoch_gives_every_pair_once_with_its_target_shifted(prepared: PreparedPairs) -> None:
     batches = PairBatches(prepared.train, batch=1, context=64, seed=3)
     end = prepared.tokenizer.end_of_text

@@ -27,6 +27,7 @@ from glassformer.text.config import DataConfig, LabelConfig, TokenizerConfig
 from glassformer.text.corpus import apply_encoding, read
 from glassformer.text.lines import rows
 from glassformer.text.order import permute, round_keys
+from glassformer.text.split import is_held_out
 from glassformer.text.tokenizer import Ids, Tokenizer
 
 Integers = NDArray[np.int64]
@@ -126,10 +127,7 @@ def split_labelled(data: LabelConfig, base: Path) -> tuple[list[Labelled], list[
     found = list(read_labelled(data, data.paths, base))
     if data.validation_paths:
         return found, list(read_labelled(data, data.validation_paths, base))
-    out = [
-        int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64 < data.validation
-        for text, _ in found
-    ]
+    out = [is_held_out(text, data.validation) for text, _ in found]
     train = [one for one, held in zip(found, out, strict=True) if not held]
     if not train:
         raise TextError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from glassformer.errors import GlassformerError, TextError
 from glassformer.text.config import PairConfig, TokenizerConfig
 from glassformer.text.corpus import apply_encoding
 from glassformer.text.lines import rows
+from glassformer.text.split import is_held_out
 from glassformer.text.store import FORMAT, StoreWriter, TokenStore
 from glassformer.text.tokenizer import Tokenizer
 from glassformer.units import show_count
@@ -49,7 +51,7 @@ Pair = tuple[bytes, bytes]
 
 @dataclass(frozen=True)
 class PairStore:
-    """One side of the split: pair number n is document n of both."""
+    """The training pairs, or those held out: pair number n is document n of both."""
 
     source: TokenStore
     target: TokenStore
@@ -87,16 +89,22 @@ def prepare_pairs(
         json.dumps({"format": FORMAT, "pairs": content, "tokenizer": given}, sort_keys=True).encode()
     ).hexdigest()
     folder = cache / key[:32]
-    if not folder.is_dir():
+    if folder.is_dir():
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=f"{folder.name}.partial-", dir=cache, ignore_cleanup_errors=True
-            ) as partial:
-                _write(Path(partial), train, validation, content, tokenizer, base, progress)
-                if not folder.is_dir():  # another process may have been first, with the same content
-                    Path(partial).rename(folder)
-        except OSError as error:
+            return _open(folder, key, validation)
+        except GlassformerError as error:
+            progress(f"the cached tokens are damaged and are made again: {error}")
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{folder.name}.partial-", dir=cache, ignore_cleanup_errors=True
+        ) as partial:
+            _write(Path(partial), train, validation, content, tokenizer, base, progress)
+            if not folder.is_dir():  # another process may have been first, with the same content
+                Path(partial).rename(folder)
+    except OSError as error:
+        if not folder.is_dir():
             raise TextError(
                 f"The tokens cannot be written to {cache}: {error.strerror or error}.",
                 do="Free some space, or set GLASSFORMER_HOME to another folder.",
@@ -109,7 +117,7 @@ def split_pairs(data: PairConfig, base: Path) -> tuple[list[Pair], list[Pair]]:
     found = list(read_pairs(data, data.paths, base))
     if data.validation_paths:
         return found, list(read_pairs(data, data.validation_paths, base))
-    held_out = [_fraction(pair) < data.validation for pair in found]
+    held_out = [is_held_out(b"\0".join(pair), data.validation) for pair in found]
     train = [pair for pair, out in zip(found, held_out, strict=True) if not out]
     if not train:
         raise TextError(
@@ -182,11 +190,6 @@ def numbers_in_words(num_numbers: int = _NUM_NUMBERS, num_dates: int = _NUM_DATE
         yield source.encode(), f"{german[0]}r {_GERMAN_MONTHS[month]} {german[1]}".encode()
 
 
-def _fraction(pair: Pair) -> float:
-    first = hashlib.sha256(pair[0] + b"\0" + pair[1]).digest()[:8]
-    return int.from_bytes(first, "big") / 2**64
-
-
 def _digest(*parts: list[Pair]) -> str:
     digest = hashlib.sha256()
     for part in parts:
@@ -241,7 +244,7 @@ def _open(folder: Path, key: str, validation: list[Pair]) -> PreparedPairs:
         report = json.loads((folder / "report.json").read_text())
     except (OSError, ValueError) as error:
         raise GlassformerError(
-            f"The report in {folder} cannot be read: {error}.", do="Delete the folder; it is made again."
+            f"The report in {folder} cannot be read: {error}.", do="Run the command again: it is made anew."
         ) from None
     texts = [
         (source.decode("utf-8", "replace"), target.decode("utf-8", "replace"))
