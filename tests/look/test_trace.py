@@ -32,7 +32,7 @@ def test_every_place_is_seen_with_the_axes_of_the_table(loaded: Loaded) -> None:
     assert set(trace) == set(names(loaded.config))
     sizes = {
         "batch": 1, "position": 11, "query": 11, "key": 11, "head": 4, "head_size": 8, "width": 32, "one": 1,
-        "kv_head": loaded.config.num_kv_heads, "feedforward": loaded.config.ff_width, "vocab": 257,
+        "kv_head": loaded.config.num_kv_heads, "next": 10, "feedforward": loaded.config.ff_width, "vocab": 257,
     }  # fmt: skip
     for name, tensor in trace.items():
         assert list(tensor.shape) == [sizes[axis] for axis in trace.axes(name)], name
@@ -48,7 +48,7 @@ def test_only_what_was_asked_for_is_held_and_only_there_the_explicit_path_runs(l
     trace = look(loaded, TEXT, ["blocks.1.attn.hook_pattern", "hook_embed"])
     assert set(trace) == {"blocks.1.attn.pattern", "embed"}
     assert trace["blocks.1.attn.hook_pattern"] is trace["blocks.1.attn.pattern"]
-    recorder = Recorder(loaded.config, "blocks.1.*")
+    recorder = Recorder(names(loaded.config), "blocks.1.*")
     assert recorder.wants("blocks.1.attn.q") and not recorder.wants("blocks.0.attn.pattern")
 
 

@@ -71,7 +71,7 @@ def test_the_table_of_places_lists_what_a_pass_emits_in_order(tiny, options):
         assert list(seen) == names(config)
     sizes = {
         "batch": 2, "one": 1, "width": 24, "vocab": 29, "head": 4, "kv_head": config.num_kv_heads, "class": 3,
-        "head_size": config.head_width, "feedforward": config.ff_width,
+        "head_size": config.head_width, "feedforward": config.ff_width, "next": 10,
     }  # fmt: skip
     for name, y in seen.items():
         read = 7 if name.startswith("encoder.") else 11

@@ -13,6 +13,7 @@ OPTIONS = {
     "learned positions, layernorm, biases": {"positions": "learned", "norm": "layernorm", "bias": True},
     "sinusoidal, post": {"positions": "sinusoidal", "norm_place": "post"},
     "alibi, qk norm": {"positions": "alibi", "qk_norm": True},
+    "attention alone": {"feedforward": 0},
     "no positions, other sizes": {"positions": "none", "head_size": 10, "feedforward": 7},
 }
 IDS = torch.arange(22).view(2, 11)
@@ -56,6 +57,7 @@ def test_shapes_are_the_tables_axes(tiny, options):
     sizes = {
         "batch": 2, "position": 11, "query": 11, "key": 11, "one": 1, "width": 24, "vocab": 29, "head": 4,
         "kv_head": config.num_kv_heads, "head_size": config.head_width, "feedforward": config.ff_width,
+        "next": 10,
     }  # fmt: skip
     for name, y in see.seen.items():
         assert tuple(y.shape) == tuple(sizes[axis] for axis in find(name).axes), name
@@ -86,7 +88,8 @@ def test_replacing_any_place_changes_what_follows(tiny, options):
             changed = model(IDS, see=Recorder(only=(name,), replace={name: lambda y: 1.5 * y + 0.1}))
             if name.endswith(".scores"):  # a softmax does not see what is added to all of a row
                 changed = model(IDS, see=Recorder(only=(name,), replace={name: lambda y: 1.5 * y}))
-            assert not torch.allclose(changed, before, atol=1e-9), name
+            follows = name not in ("probabilities", "loss")
+            assert torch.allclose(changed, before, atol=1e-9) != follows, name
 
 
 @every_option
@@ -107,7 +110,11 @@ def test_the_parts_add_up_to_the_stream(tiny):
         torch.testing.assert_close(s[f"{block}.attn_out"], s[f"{block}.attn.result"].sum(2))
         z = torch.einsum("bhqk,bkhs->bqhs", s[f"{block}.attn.pattern"], s[f"{block}.attn.v"])
         torch.testing.assert_close(s[f"{block}.attn.z"], z)
+        torch.testing.assert_close(s[f"{block}.attn.scaled"], s[f"{block}.attn.dots"] / 6**0.5)
     assert s["logits"] is logits
+    torch.testing.assert_close(s["probabilities"].sum(-1), torch.ones(2, 11).double())
+    told = s["probabilities"][:, :-1].gather(-1, IDS[:, 1:, None])[..., 0]
+    torch.testing.assert_close(s["loss"], -told.log())
 
 
 def test_gradients_reach_every_place(tiny):
@@ -120,7 +127,7 @@ def test_gradients_reach_every_place(tiny):
         return y
 
     model(IDS, see=keep).square().sum().backward()
-    assert [name for name, y in kept.items() if y.grad is None] == []
+    assert [name for name, y in kept.items() if y.grad is None] == ["probabilities", "loss"]
 
 
 def test_transformerlens_spellings_are_aliases():
@@ -137,7 +144,7 @@ def test_every_place_of_transformerlenss_decoder_has_ours(tiny):
         "hook_embed", "hook_pos_embed", "ln_final.hook_scale", "ln_final.hook_normalized",
         *(f"blocks.0.hook_{y}" for y in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")),
         *(f"blocks.0.{ln}.hook_{name}" for ln in ("ln1", "ln2") for name in ("scale", "normalized")),
-        *(f"blocks.0.attn.hook_{y}" for y in ("q", "rot_k", "v", "attn_scores", "pattern", "z", "result")),
+        *(f"blocks.0.attn.hook_{y}" for y in ("q", "k", "v", "attn_scores", "pattern", "z", "result")),
         *(f"blocks.0.mlp.hook_{name}" for name in ("pre", "post")),
     ]  # fmt: skip
     ours = names(tiny(layers=1, positions="learned", norm="layernorm"))

@@ -10,51 +10,63 @@ Only what was asked for is held; attention shows its numbers only in the layers 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError, nearest
+from glassformer.look.reading import Model, Reading, Text
 from glassformer.model.config import ModelConfig
-from glassformer.model.places import canonical, find, names
-from glassformer.model.stacks import Encoder, EncoderDecoder
-from glassformer.model.transformer import Transformer
-from glassformer.text.tokenizer import Tokenizer
-from glassformer.use.load import Loaded
+from glassformer.model.places import canonical
+from glassformer.run.manifest import free_memory_bytes
+from glassformer.units import show_bytes
+from glassformer.use.predict import Rows
+
+Places = str | Sequence[str]
+"""Names of places or patterns of them, `blocks.*.attn.pattern`."""
 
 
 class Recorder:
-    """A `see` that keeps what some places hold, given by name or pattern (`blocks.*.attn.pattern`)."""
+    """A `see` that keeps what some places hold. `attached`: as parts of autograd's graph, to ask for gradients;
+    else apart from it, and in memory of their own where they are views of more."""
 
-    def __init__(self, config: ModelConfig, places: str | Sequence[str]) -> None:
-        known = names(config)
+    def __init__(self, known: Sequence[str], places: Places, *, attached: bool = False) -> None:
         self.seen: dict[str, Tensor] = {}
-        self._wanted: set[str] = set()
-        for pattern in [places] if isinstance(places, str) else places:
-            found = fnmatch.filter(known, canonical(pattern))
-            if not found:
-                raise UsageError(f"This model has no place {pattern!r}; {nearest(canonical(pattern), known)}")
-            self._wanted.update(found)
+        self.attached = attached
+        self._wanted = set(matching(known, places))
 
     def wants(self, name: str) -> bool:
         return name in self._wanted
 
     def __call__(self, name: str, y: Tensor, /) -> Tensor:
         if name in self._wanted:
-            self.seen[name] = y.detach()
+            self.seen[name] = y if self.attached else _alone(y)
         return y
+
+
+def matching(known: Sequence[str], places: Places) -> list[str]:
+    """The known places that are meant, in their order. Raises UsageError with the nearest for one that is not."""
+    found: set[str] = set()
+    for pattern in [places] if isinstance(places, str) else places:
+        these = fnmatch.filter(known, canonical(pattern))
+        if not these:
+            raise UsageError(f"This model has no place {pattern!r}; {nearest(canonical(pattern), known)}")
+        found.update(these)
+    return [name for name in known if name in found]
 
 
 @dataclass(frozen=True, slots=True)
 class Trace(Mapping[str, Tensor]):
     """Place -> its numbers, in the order of the forward pass."""
 
-    ids: list[int]
+    reading: Reading = field(repr=False)
     tensors: dict[str, Tensor] = field(repr=False)
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the numbers, such as weights that are not finite."""
 
     def __getitem__(self, place: str) -> Tensor:
         name = canonical(place)
@@ -68,72 +80,105 @@ class Trace(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    @property
+    def ids(self) -> list[int]:
+        return self.reading.ids
+
+    @property
+    def tokens(self) -> list[str]:
+        return self.reading.tokens
+
     def axes(self, place: str) -> tuple[str, ...]:
         """What each axis of a place's tensor counts."""
-        return find(place).axes
+        return self.reading.axes(place)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each place: its name, axes, shape, and the range of the finite numbers in it."""
+        """One row for each place: its name, axes, shape, the range of the finite numbers in it, and how many are
+        not finite (of `scores`, besides the masked)."""
         rows = []
         for name, tensor in self.tensors.items():
             wide = tensor.double()[tensor.isfinite()]
-            numbers = {
-                "mean": wide.mean(),
-                "std": wide.std(correction=0),
-                "min": wide.min(),
-                "max": wide.max(),
+            masked = int(tensor.isneginf().sum()) if name.endswith(".scores") else 0
+            numbers: dict[str, Any] = {
+                "mean": wide.mean().item(),
+                "std": wide.std(correction=0).item(),
+                "min": wide.min().item() if len(wide) else math.nan,
+                "max": wide.max().item() if len(wide) else math.nan,
+                "not_finite": tensor.numel() - len(wide) - masked,
             }
-            about = {"place": name, "axes": list(self.axes(name)), "shape": list(tensor.shape)}
-            rows.append({**about, **{key: value.item() for key, value in numbers.items()}})
+            rows.append(
+                {"place": name, "axes": list(self.axes(name)), "shape": list(tensor.shape), **numbers}
+            )
         return rows
 
 
 def look(
-    model: Loaded | Transformer,
-    text: str | bytes | Sequence[int],
-    places: str | Sequence[str] | None = None,
-    *,
-    target: str | bytes | Sequence[int] | None = None,
+    model: Model, text: Text | Rows, places: Places | None = None, *, target: Text | None = None
 ) -> Trace:
-    """Run the model over a text, or over ids, and keep what `places` hold (left out: the patterns of attention).
-    Dropout is off while looking. An encoder-decoder reads the text and writes `target`."""
-    tokenizer = model.tokenizer if isinstance(model, Loaded) else None
-    module = model.model if isinstance(model, Loaded) else model
-    ids = _ids(tokenizer, text)
-    if isinstance(module, Encoder) and tokenizer is not None and isinstance(text, str | bytes):
-        ids = tokenizer.framed(np.array(ids, np.int64)).tolist()
-    pair = isinstance(module, EncoderDecoder)
-    if pair != (target is not None):
-        raise UsageError(
-            f"The model is of kind '{module.config.kind}', and {'no' if pair else 'a'} target was given.",
-            expected="An encoder-decoder needs a target, others take none.",
+    """Run the model over a text, or over ids, and keep what `places` hold (left out: the patterns of attention;
+    of a plain network, which reads rows, everything). Dropout is off while looking. An encoder-decoder reads the
+    text and writes `target`.
+
+    Raises UsageError for a place that the model lacks (and names the nearest) and ModelError for a text that does
+    not fit, or for places that would take more memory than is free (and says how much).
+    """
+    reading = Reading.of(model, text, target=target)
+    known = reading.places()
+    recorder = Recorder(known, places or [name for name in known if name.endswith("attn.pattern")] or "*")
+    _check_memory(reading, [name for name in known if recorder.wants(name)])
+    with torch.no_grad():
+        output = reading.run(recorder)
+    return Trace(reading, recorder.seen, _warnings(reading, output))
+
+
+def shape(reading: Reading, place: str) -> tuple[int, ...]:
+    """How large a place's tensor will be, before the pass."""
+    config = reading.model.config
+    sizes: dict[str, int]
+    if isinstance(config, ModelConfig):
+        side = 0 if place.startswith("encoder.") else -1
+        batch, positions = reading.inputs[side].shape
+        keys = reading.inputs[0].shape[1] if ".cross_attn." in place else positions
+        if place.endswith((".cross_attn.k", ".cross_attn.v")):
+            positions = keys
+        sizes = {
+            "batch": batch, "position": positions, "query": positions, "key": keys, "next": positions - 1,
+            "head": config.num_heads, "kv_head": config.num_kv_heads, "head_size": config.head_width,
+            "width": config.width, "feedforward": config.ff_width, "vocab": config.vocab_size, "one": 1,
+            "class": config.classes or 0,
+        }  # fmt: skip
+    else:
+        layer = int(place.split(".")[1]) if place.startswith("layers.") else 0
+        sizes = {
+            "row": len(reading.inputs[0]), "input": config.widths[0], "output": config.widths[-1],
+            "neuron": config.widths[layer + 1],
+        }  # fmt: skip
+    return tuple(sizes[axis] for axis in reading.axes(place))
+
+
+def _check_memory(reading: Reading, places: Sequence[str]) -> None:
+    entry = next(reading.model.parameters()).element_size()
+    needed = sum(math.prod(shape(reading, place)) for place in places) * entry
+    free = free_memory_bytes()
+    if free is not None and needed > free:
+        raise ModelError(
+            f"These {len(places):,} places hold {show_bytes(needed)} for this text; {show_bytes(free)} are free.",
+            do="Ask for fewer places, or give a shorter text.",
         )
-    rows = [ids]
-    if target is not None:
-        written = _ids(tokenizer, target)
-        end = None if tokenizer is None else tokenizer.end_of_text
-        rows = [ids, written] if end is None else [[*ids, end], [end, *written]]
-    for row in rows:
-        if not 0 < len(row) <= module.config.context:
-            raise ModelError(
-                f"The text has {len(row)} tokens.",
-                expected=f"Expected 1 to {module.config.context}, the model's context.",
-            )
-    recorder = Recorder(module.config, places or [f"{s.name}.*.attn.pattern" for s in module.stacks])
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            device = module.embed.weight.device
-            module(*(torch.tensor([row], device=device) for row in rows), see=recorder)
-    finally:
-        module.train(training)
-    return Trace(ids, recorder.seen)
 
 
-def _ids(tokenizer: Tokenizer | None, text: str | bytes | Sequence[int]) -> list[int]:
-    if not isinstance(text, str | bytes):
-        return [int(i) for i in text]
-    if tokenizer is None:
-        raise UsageError("A bare model reads ids, not text.", do="Give ids, or what gf.load returned.")
-    return [int(i) for i in tokenizer.encode(text)]
+def _alone(y: Tensor) -> Tensor:
+    y = y.detach()
+    return y if y.untyped_storage().nbytes() <= y.numel() * y.element_size() else y.clone()
+
+
+def _warnings(reading: Reading, output: Tensor) -> tuple[str, ...]:
+    found = []
+    for name, weight in reading.model.named_parameters():
+        if not weight.detach().sum().isfinite() and (bad := int((~weight.isfinite()).sum())):
+            found.append(f"{name}: {bad:,} of {weight.numel():,} weights are not finite.")
+    if not found and not output.sum().isfinite() and (bad := int((~output.isfinite()).sum())):
+        found.append(
+            f"{bad:,} of the model's {output.numel():,} outputs are not finite, though its weights are."
+        )
+    return tuple(found)

@@ -80,18 +80,16 @@ class Attention(nn.Module):
         another stack's output, as `remember` gives them, to look at in place of x's own."""
         if memory is None:
             q, k, v = map(self._split, torch.split(self.qkv(x), self.sizes, dim=-1))
-            k = k if self.k_norm is None else self.k_norm(k)
         else:
             bias = None if self.qkv.bias is None else self.qkv.bias[: self.sizes[0]]
             q, (k, v) = self._split(F.linear(x, self.qkv.weight[: self.sizes[0]], bias)), memory
-        q = q if self.q_norm is None else self.q_norm(q)
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        q, k, v = _see_heads(see, "q", q), _see_heads(see, "k", k), _see_heads(see, "v", v)
+        q = self._turned(see, "q", q, self.q_norm, turn)
+        k = self._turned(see, "k", k, self.k_norm, turn) if memory is None else _see_heads(see, "k", k)
+        v = _see_heads(see, "v", v)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         causal = self.causal and mask is None and q.shape[2] > 1
-        seen = wants(see, "dots", "scores", "pattern")
+        seen = wants(see, "dots", "scaled", "scores", "pattern")
         dropout = self.dropout if self.training else 0.0
         if self.kernel == "blocks" and causal and cache is None and not (seen or dropout):
             z = causal_attention(q, *self._share(k, v))
@@ -116,13 +114,21 @@ class Attention(nn.Module):
         k, v = self._share(k, v)
         dots = see("dots", q @ k.transpose(-2, -1))
         scores = dots.float() if dots.dtype == torch.bfloat16 else dots
-        scores = scores / math.sqrt(self.head_size)
+        scores = see("scaled", scores / math.sqrt(self.head_size))
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         scores = see("scores", scores)
         pattern = see("pattern", scores.softmax(dim=-1)).to(v.dtype)
         z: Tensor = dropout(pattern, self.dropout, self.training) @ v
         return z
+
+    def _turned(self, see: See, name: str, y: Queries, norm: Norm | None, turn: Tensor | None) -> Queries:
+        """Queries or keys as they meet in the product: normed and turned, where the model does so."""
+        y = _see_heads(see, name, y)
+        if norm is None and turn is None:
+            return y
+        y = y if norm is None else norm(y)
+        return _see_heads(see, f"rot_{name}", y if turn is None else rotate(y, turn))
 
     def _share(
         self, k: Keys, v: Keys

@@ -4,7 +4,8 @@
     post  x = norm1(x + attn(x));  x = norm2(x + mlp(x))            Vaswani et al. 2017
     parallel  x = x + attn(norm1(x)) + mlp(norm2(x))                GPT-NeoX (Black et al. 2022)
 
-With `cross`, a second attention between the two reads the encoder's output.
+With `cross`, a second attention between the two reads the encoder's output. With feedforward 0 the block is its
+attention alone, and resid_mid is what leaves it (Elhage et al. 2021).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Block(nn.Module):
         self.attn = Attention(config, layer, causal=causal)
         self.norm_cross = Norm(config) if cross else None
         self.cross = Attention(config, layer, causal=False) if cross else None
-        self.norm2 = Norm(config)
-        self.mlp = FeedForward(config)
+        self.norm2 = Norm(config) if config.ff_width else None
+        self.mlp = FeedForward(config) if config.ff_width else None
 
     def forward(
         self,
@@ -49,7 +50,7 @@ class Block(nn.Module):
         x = see("resid_pre", x)
         ln1, ln2, ln_cross = within(see, "ln1"), within(see, "ln2"), within(see, "ln_cross")
         out = self.attn(self.norm1(x, ln1) if self.pre else x, see=within(see, "attn"), **attention)
-        if self.parallel:
+        if self.parallel and self.mlp is not None and self.norm2 is not None:
             added = self.mlp(self.norm2(x, ln2), within(see, "mlp"))
             x = self._add(x, see("attn_out", out), self.norm1, ln1)
             both: Tensor = see("resid_post", self._add(x, see("mlp_out", added), self.norm2, ln2))
@@ -59,8 +60,9 @@ class Block(nn.Module):
             y = self.norm_cross(x, ln_cross) if self.pre else x
             out = self.cross(y, memory=memory, mask=memory_mask, see=within(see, "cross_attn"))
             x = see("resid_mid_cross", self._add(x, see("cross_attn_out", out), self.norm_cross, ln_cross))
-        out = self.mlp(self.norm2(x, ln2) if self.pre else x, within(see, "mlp"))
-        x = self._add(x, see("mlp_out", out), self.norm2, ln2)
+        if self.mlp is not None and self.norm2 is not None:
+            out = self.mlp(self.norm2(x, ln2) if self.pre else x, within(see, "mlp"))
+            x = self._add(x, see("mlp_out", out), self.norm2, ln2)
         seen: Tensor = see("resid_post", x)
         return seen
 

@@ -39,8 +39,8 @@ class ModelConfig(Config):
     """d_head; left out: width / heads."""
     context: int = Field(256, ge=1)
     """The most tokens one row can hold."""
-    feedforward: int | None = Field(None, ge=1)
-    """d_ff; left out: 4 x width, or 8/3 x width rounded up to 64 when gated."""
+    feedforward: int | None = Field(None, ge=0)
+    """d_ff; left out: 4 x width, or 8/3 x width rounded up to 64 when gated. 0: blocks of attention alone."""
     activation: Activation = "relu_squared"
     gated: bool = False
     """Feed-forward as down(activation(gate(x)) * up(x)) (Shazeer 2020, GLU variants)."""
@@ -104,6 +104,10 @@ class ModelConfig(Config):
             problems.append("qkv_bias has no effect with bias = true, which includes it")
         if self.parallel and self.norm_place == "post":
             problems.append("parallel needs norm_place 'pre': both layers read the stream through their norm")
+        if self.feedforward == 0:
+            for name in ("activation", "gated", "parallel"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    problems.append(f"{name} has no effect with feedforward 0, which leaves attention alone")
         problems += self._of_other_kinds()
         if problems:
             raise Clash(problems)

@@ -251,7 +251,8 @@ def activation_bytes(
     squared = config.activation == "relu_squared"
     neurons = 4 + squared if config.gated else 1 if config.activation == "relu" else 2
     shared = stream * d if config.parallel and (not rms or stream == 4) else 0  # both norms read one tensor
-    layer = 2 * (norm + product * d) - shared + attention + product * (q + neurons * config.ff_width)
+    parts = 2 if config.ff_width else 1
+    layer = parts * (norm + product * d) - shared + attention + product * (q + neurons * config.ff_width)
     cross = norm + product * (d + q) + attention
     last = product * d + (norm if config.norm_place == "pre" else 0)
     bias = product * config.num_heads * length**2 if fused and config.positions == "alibi" else 0

@@ -3,7 +3,8 @@
     plain   mlp(x) = W_down activation(W_up x)
     gated   mlp(x) = W_down (activation(W_gate x) * W_up x)       Shazeer 2020; SwiGLU with silu
 
-One neuron is one row of W_up (what it looks for) and one column of W_down (what it then writes).
+One neuron is one row of W_up (what it looks for; gated, one of W_gate too) and one column of W_down (what it
+then writes). `pre` is what the activation is given, `pre_linear` what its result is multiplied by.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class FeedForward(nn.Module):
         self, x: Float[Tensor, "batch position width"], see: See = unseen
     ) -> Float[Tensor, "batch position width"]:
         if self.gated:
-            gate, pre = self.up(x).chunk(2, dim=-1)
-            post = self.activation(see("gate", gate)) * see("pre", pre)
+            pre, linear = self.up(x).chunk(2, dim=-1)
+            post = self.activation(see("pre", pre)) * see("pre_linear", linear)
         else:
             post = self.activation(see("pre", self.up(x)))
         y: Tensor = self.down(see("post", post))

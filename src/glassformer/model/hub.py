@@ -86,6 +86,7 @@ def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
             for key, value in family.needs(config).items()
             if getattr(config, key) != value
         ]
+        wrong += ["feedforward = 0, needs 1 or more"] if config.ff_width == 0 else []
         if not wrong:
             about = {"model_type": family.model_type, "architectures": [family.architecture]}
             size = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tied}

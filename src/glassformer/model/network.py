@@ -12,6 +12,7 @@ step is Rosenblatt's perceptron (1958); why it takes a hidden layer is Minsky an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
@@ -20,7 +21,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from glassformer.configs import Clash, Config
-from glassformer.errors import ModelError
+from glassformer.errors import ModelError, UsageError, nearest
 
 NetworkActivation = Literal["none", "step", "sigmoid", "tanh", "relu", "gelu"]
 Head = Literal["number", "distribution", "scores"]
@@ -128,6 +129,16 @@ def network_places(config: NetworkConfig) -> list[str]:
         elif place.name not in inside and place.exists(config):
             found.append(place.name)
     return found
+
+
+def find(name: str) -> NetworkPlace:
+    """The table's row of a place: `layers.1.post -> layers.{layer}.post`."""
+    general = re.sub(r"^layers\.\d+\.", "layers.{layer}.", name)
+    for place in NETWORK_PLACES:
+        if place.name == general:
+            return place
+    known = nearest(general, [place.name for place in NETWORK_PLACES])
+    raise UsageError(f"There is no place {name!r}; {known}")
 
 
 def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,8 @@ Inside the model each place is one call, `y = see("blocks.3.attn.pattern", y)`. 
 comes back, so a `see` may record, replace or keep a gradient. By default nothing is seen and the fused fast
 path runs. Names are those of TransformerLens without `hook_`.
 
-Axes: batch, position (a token in the row), query and key (positions, as attention uses them), head, kv_head,
-head_size, width, feedforward, vocab.
+Axes: batch, position (a token in the row), query and key (positions, as attention uses them), next (positions
+that have one after them), head, kv_head, head_size, width, feedforward, vocab.
 
 The blocks of an encoder-decoder are `encoder.3.` and `decoder.3.` where the table says `blocks.{layer}.`, and
 what comes before and after its stacks is named after the stack too: `encoder.embed`, `decoder.ln_final.scale`.
@@ -46,6 +46,25 @@ def within(see: See, prefix: str) -> See:
     return unseen if see is unseen else _Within(see, prefix)
 
 
+def chained(*sees: See) -> See:
+    """Several, one after the other: each gets what the one before gave back."""
+    return _Chained(sees)
+
+
+class _Chained:
+    def __init__(self, sees: tuple[See, ...]) -> None:
+        self.sees = sees
+
+    def __call__(self, name: str, y: Any, /) -> Any:
+        for see in self.sees:
+            if wants(see, name):
+                y = see(name, y)
+        return y
+
+    def wants(self, name: str) -> bool:
+        return any(wants(see, name) for see in self.sees)
+
+
 class _Within:
     def __init__(self, see: See, prefix: str) -> None:
         self.see, self.prefix = see, prefix
@@ -75,23 +94,28 @@ _SCORES = ("batch", "head", "query", "key")
 _NEURONS = ("batch", "position", "feedforward")
 
 
-def _attention(attn: str, where: str = "", only: str = "") -> list[Place]:
+def _attention(attn: str, where: str = "", only: str = "", turned: str = "turned") -> list[Place]:
     """The places of one attention, in order."""
     rows = [
-        ("q", _HEADS, "queries, after QK norm and rotation"),
-        ("k", _KEY, "keys, after QK norm and rotation"),
-        ("v", _KEY, "values"),
-        ("dots", _SCORES, "q . k, before scaling and mask"),
-        ("scores", _SCORES, "q . k / sqrt(head_size) plus ALiBi, masked to -inf"),
-        ("pattern", _SCORES, "softmax of the scores over keys"),
-        ("z", _HEADS, "values blended by the pattern, per head"),
-        ("result", (*_HEADS[:3], "width"), f"each head's share of {attn}_out"),
+        ("q", _HEADS, "queries", only),
+        ("rot_q", _HEADS, "queries after QK norm and rotation, as they meet the keys", turned),
+        ("k", _KEY, "keys", only),
+        ("rot_k", _KEY, "keys after QK norm and rotation", "never" if only else turned),  # k is remembered so
+        ("v", _KEY, "values", only),
+        ("dots", _SCORES, "q . k, before scaling and mask", only),
+        ("scaled", _SCORES, "q . k / sqrt(head_size)", only),
+        ("scores", _SCORES, "the same plus ALiBi, masked to -inf", only),
+        ("pattern", _SCORES, "softmax of the scores over keys", only),
+        ("z", _HEADS, "values blended by the pattern, per head", only),
+        ("result", (*_HEADS[:3], "width"), f"each head's share of {attn}_out", only),
     ]
-    places = [Place(f"blocks.{{layer}}.{attn}.{name}", axes, text + where, only) for name, axes, text in rows]
-    return [
-        *places,
-        Place(f"blocks.{{layer}}.{attn}_out", _RESIDUAL, f"what it adds to the stream{where}", only),
+    block = "blocks.{layer}."
+    places = [
+        Place(f"{block}{attn}.{name}", axes, text + where, has)
+        for name, axes, text, has in rows
+        if has != "never"
     ]
+    return [*places, Place(f"{block}{attn}_out", _RESIDUAL, f"what it adds to the stream{where}", only)]
 
 
 PLACES: tuple[Place, ...] = (
@@ -107,34 +131,36 @@ PLACES: tuple[Place, ...] = (
     Place("blocks.{layer}.resid_mid", _RESIDUAL, "the stream after attention", "in turn"),
     Place("blocks.{layer}.ln_cross.scale", _SCALE, "what the norm of cross-attention divides by", "cross"),
     Place("blocks.{layer}.ln_cross.normalized", _RESIDUAL, "what it gives", "cross"),
-    *_attention("cross_attn", " (from the decoder's row to the encoder's)", "cross"),
+    *_attention("cross_attn", " (from the decoder's row to the encoder's)", "cross", "cross turned"),
     Place("blocks.{layer}.resid_mid_cross", _RESIDUAL, "the stream after cross-attention", "cross"),
-    Place("blocks.{layer}.ln2.scale", _SCALE, "what the norm of feed-forward divides by"),
-    Place("blocks.{layer}.ln2.normalized", _RESIDUAL, "what it gives"),
-    Place("blocks.{layer}.mlp.gate", _NEURONS, "each gate's weighted sum (gated)", "gated"),
-    Place("blocks.{layer}.mlp.pre", _NEURONS, "each neuron's weighted sum"),
-    Place("blocks.{layer}.mlp.post", _NEURONS, "each neuron's activation"),
-    Place("blocks.{layer}.mlp_out", _RESIDUAL, "what feed-forward adds to the stream"),
+    Place("blocks.{layer}.ln2.scale", _SCALE, "what the norm of feed-forward divides by", "mlp"),
+    Place("blocks.{layer}.ln2.normalized", _RESIDUAL, "what it gives", "mlp"),
+    Place("blocks.{layer}.mlp.pre", _NEURONS, "each neuron's weighted sum, which the activation is given", "mlp"),
+    Place("blocks.{layer}.mlp.pre_linear", _NEURONS, "what multiplies the activation (gated)", "gated"),
+    Place("blocks.{layer}.mlp.post", _NEURONS, "each neuron's activation", "mlp"),
+    Place("blocks.{layer}.mlp_out", _RESIDUAL, "what feed-forward adds to the stream", "mlp"),
     Place("blocks.{layer}.resid_post", _RESIDUAL, "the residual stream leaving the block"),
     Place("ln_final.scale", _SCALE, "what the last norm divides by (pre)", "pre"),
     Place("ln_final.normalized", _RESIDUAL, "what it gives", "pre"),
     Place("pooled", ("batch", "width"), "the vector that stands for the row", "pooled"),
     Place("logits", ("batch", "position", "vocab"), "one score for every token that could stand here", "tokens"),
+    Place("probabilities", ("batch", "position", "vocab"), "softmax of the logits; nothing follows from it", "tokens"),
+    Place("loss", ("batch", "next"), "-log p of the token that came next, in nats; nothing follows from it", "writes"),
     Place("class_logits", ("batch", "class"), "one score for every class", "classes"),
+    Place("class_probabilities", ("batch", "class"), "their softmax; nothing follows from it", "classes"),
 )  # fmt: skip
 
 
 def canonical(name: str) -> str:
-    """Our name for TransformerLens's: `blocks.0.attn.hook_attn_scores -> blocks.0.attn.scores`.
-
-    Its `rot_q` and `rot_k` are our q and k, which are those that meet in the product.
-    """
+    """Our name for TransformerLens's: `blocks.0.attn.hook_attn_scores -> blocks.0.attn.scores`."""
     name = re.sub(r"(^|\.)hook_", r"\1", name)
-    return re.sub(r"attn\.(?:attn_(scores)|rot_([qk]))$", r"attn.\1\2", name)
+    name = {"unembed.in": "ln_final.normalized", "unembed.out": "logits"}.get(name, name)
+    return re.sub(r"attn\.attn_scores$", "attn.scores", name)
 
 
 def _features(config: ModelConfig) -> set[str]:
     """What a model has that not every model has."""
+    turned = config.positions == "rope" or config.qk_norm
     found = {
         "added positions": config.positions == "learned" or config.positions.startswith("sinusoidal"),
         "types": config.token_types > 0,
@@ -142,9 +168,13 @@ def _features(config: ModelConfig) -> set[str]:
         "pre": config.norm_place == "pre",
         "in turn": not config.parallel,
         "cross": config.kind == "encoder-decoder",
-        "gated": config.gated,
+        "turned": turned,
+        "cross turned": config.kind == "encoder-decoder" and config.qk_norm,
+        "mlp": config.ff_width > 0,
+        "gated": config.gated and config.ff_width > 0,
         "pooled": config.pooler or config.head == "classes",
         "tokens": config.head == "tokens",
+        "writes": config.kind != "encoder",
         "classes": config.head == "classes",
     }
     return {"", *(name for name, has in found.items() if has)}

@@ -74,9 +74,10 @@ def shapes(config: ModelConfig) -> dict[str, Shape]:
             if stack.cross:
                 norm(f"{block}.norm_cross", d)
                 attention(f"{block}.cross")
-            norm(f"{block}.norm2", d)
-            linear(f"{block}.mlp.up", config.ff_width * (2 if config.gated else 1), d)
-            linear(f"{block}.mlp.down", d, config.ff_width)
+            if config.ff_width:
+                norm(f"{block}.norm2", d)
+                linear(f"{block}.mlp.up", config.ff_width * (2 if config.gated else 1), d)
+                linear(f"{block}.mlp.down", d, config.ff_width)
         if config.norm_place == "pre":
             norm("encoder_norm" if stack.name == "encoder" else "norm", d)
     if config.pooler:

@@ -21,7 +21,7 @@ from glassformer.model.dropout import dropout
 from glassformer.model.feedforward import ACTIVATIONS
 from glassformer.model.loss import linear_cross_entropy
 from glassformer.model.norms import Norm
-from glassformer.model.places import See, unseen, within
+from glassformer.model.places import See, unseen, wants, within
 from glassformer.model.transformer import Ids, Memory, Transformer, Vectors
 
 
@@ -38,8 +38,7 @@ class Decoder(Transformer):
     ) -> Float[Tensor, "batch position vocab"]:
         """Logits. `segments` numbers the document of each token, and attention stays inside documents; with a
         `cache`, `ids` are the tokens after those it holds."""
-        logits: Tensor = see("logits", self.head(self.hidden(ids, segments=segments, cache=cache, see=see)))
-        return logits
+        return self._scores(self.hidden(ids, segments=segments, cache=cache, see=see), see, ids)
 
     def hidden(
         self,
@@ -93,11 +92,14 @@ class Encoder(Transformer):
         x = self.hidden(ids, segments=segments, types=types, see=see)
         match self.config.head:
             case "tokens":
-                return self._seen(see, "logits", self.head(self.transformed(x)))
+                return self._scores(self.transformed(x), see)
             case "classes":
                 pooled = see("pooled", self.pooled(x, segments))
                 dropped = dropout(pooled, self.config.dropout, self.training)
-                return self._seen(see, "class_logits", self.head(dropped))
+                logits: Tensor = see("class_logits", self.head(dropped))
+                if wants(see, "class_probabilities"):
+                    see("class_probabilities", logits.softmax(-1))
+                return logits
             case _:
                 if self.config.pooler:
                     see("pooled", self.pooled(x, segments))
@@ -158,11 +160,6 @@ class Encoder(Transformer):
         elif config.head == "classes":
             self.head = nn.Linear(d, config.num_classes)
 
-    @staticmethod
-    def _seen(see: See, name: str, y: Tensor) -> Tensor:
-        seen: Tensor = see(name, y)
-        return seen
-
 
 class EncoderDecoder(Transformer):
     """Reads one text whole and writes another from left to right (Vaswani et al. 2017)."""
@@ -186,8 +183,7 @@ class EncoderDecoder(Transformer):
     ) -> Float[Tensor, "batch position vocab"]:  # fmt: skip
         """The decoder's part; with a `cache`, `ids` are the tokens after those it holds."""
         x = self.hidden(ids, memory, segments=segments, cache=cache, see=see)
-        logits: Tensor = see("logits", self.head(x))
-        return logits
+        return self._scores(x, see, ids)
 
     def hidden(
         self, ids: Ids, memory: Memory, *, segments: Ids | None = None, cache: KeyValues | None = None,

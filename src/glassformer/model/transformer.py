@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from glassformer.model.config import ModelConfig
 from glassformer.model.dropout import dropout
 from glassformer.model.init import initialise
 from glassformer.model.norms import Norm
-from glassformer.model.places import See, unseen, within
+from glassformer.model.places import See, unseen, wants, within
 from glassformer.model.positions import alibi_slopes, rotations, sinusoids
 from glassformer.model.shapes import Stack, stacks
 
@@ -91,6 +92,15 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
         if config.tied:
             self.head.weight = self.embed.weight
+
+    def _scores(self, x: Vectors, see: See, ids: Ids | None = None) -> Float[Tensor, "batch position vocab"]:
+        """Logits, and for one who looks what they say of `ids`, the row that is written."""
+        logits: Tensor = see("logits", self.head(x))
+        if wants(see, "probabilities"):
+            see("probabilities", logits.softmax(-1))
+        if ids is not None and wants(see, "loss"):
+            see("loss", F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none"))
+        return logits
 
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)

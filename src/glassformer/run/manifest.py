@@ -71,6 +71,15 @@ def memory_bytes(root: Path = Path("/")) -> int | None:
     return min(limits, default=None)
 
 
+def free_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that is free now, or would be if asked for; None when the system does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+        return min(free, memory_bytes(root) or free)
+    return None
+
+
 def accelerators() -> list[str]:
     """Names of the accelerators, if torch is loaded already; asking is no reason to load it."""
     torch: Any = sys.modules.get("torch")

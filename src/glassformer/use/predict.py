@@ -78,7 +78,7 @@ def predict(model: Predictor, rows: Rows, *, base: Path | None = None) -> list[d
     numbers   {"price": 12.5}
     marks     {"funny": 0.9, "sad": 0.2}, the probability of yes
     """
-    outputs = answers(model, model.columns.encode(_columns(model, rows, base)))
+    outputs = answers(model, encoded(model, rows, base))
     names = model.columns.outputs
     if model.columns.kind != "classes":
         return [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
@@ -90,6 +90,11 @@ def predict(model: Predictor, rows: Rows, *, base: Path | None = None) -> list[d
         }
         for row in outputs
     ]
+
+
+def encoded(model: Predictor, rows: Rows, base: Path | None = None) -> NDArray[np.float32]:
+    """(row, input) standardised inputs: what the network reads of the rows."""
+    return model.columns.encode(_columns(model, rows, base))
 
 
 @torch.inference_mode()
