@@ -131,3 +131,20 @@ for draw in (lambda: charts.save(spec, Path("chart.png")), lambda: charts.show(s
     )
     assert done.stdout.count("pip install 'glassformer[plots]'") == 2
     assert json.loads((tmp_path / "chart.json").read_text())["mark"]
+
+
+def test_cells_may_hold_words_and_be_wider_than_high() -> None:
+    rows = [{"x": x, "y": 0, "v": x - 1.0, "w": f"<{x}>"} for x in range(3)]
+    spec = charts.heatmap(rows, "x", "y", "v", words="w", diverging=True, size=(300, 40))
+    cells, text = spec["layer"]
+    assert (spec["width"], spec["height"]) == (300, 40)
+    assert cells["encoding"]["color"]["scale"] == {"scheme": "blueorange", "domainMid": 0}
+    assert [row["w"] for row in text["data"]["values"]] == ["<0>", "<1>", "<2>"]
+    assert charts.svg(spec) is None or "&lt;1&gt;" in str(charts.svg(spec))
+
+
+def test_dots_have_their_words_beside_them() -> None:
+    rows = [{"a": 1.0, "b": 2.0, "token": "cat", "kind": "animal"}]
+    dots, text = charts.points(rows, "a", "b", words="token", series="kind")["layer"]
+    assert dots["mark"]["type"] == "point" and text["encoding"]["text"]["field"] == "token"
+    assert "layer" not in charts.points(rows, "a", "b")

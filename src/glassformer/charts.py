@@ -129,10 +129,13 @@ def heatmap(
     x_title: str | None = None,
     y_title: str | None = None,
     value_title: str | None = None,
-    size: int = 460,
+    words: str | None = None,
+    diverging: bool = False,
+    size: int | tuple[int, int] = 460,
 ) -> Spec:
-    """A square of cells; `x` and `y` are whole numbers from 0, shown as `labels` where these are given, those of
-    `y` as `y_labels` where they differ.
+    """Cells of a matrix, in a square or of the given width and height; `x` and `y` are whole numbers from 0, shown
+    as `labels` where these are given, those of `y` as `y_labels` where they differ. `words` is written into each
+    cell; `diverging` is for values around 0, which is then white.
 
     For attention: x is the key, y the query, and value the weight that the query gives it.
     """
@@ -153,10 +156,49 @@ def heatmap(
     encoding["color"] = {
         "field": value,
         "type": "quantitative",
-        "scale": {"scheme": "viridis"},
+        "scale": {"scheme": "blueorange", "domainMid": 0} if diverging else {"scheme": "viridis"},
         "legend": {"title": value_title or _words(value), "orient": "right", "direction": "vertical"},
     }
-    return _chart(rows, (x, y, value), {"type": "rect"}, encoding, title, (size, size))
+    box = (size, size) if isinstance(size, int) else size
+    cells = _chart(rows, (x, y, value, words), {"type": "rect"}, encoding, title, box)
+    if words is None:
+        return cells
+    finite = [row[value] for row in rows if _finite(row.get(value)) is not None]
+    low, high = min(finite, default=0), max(finite, default=0)
+    dark = f"datum['{value}'] < {(low + high) / 2}"  # viridis begins dark
+    ink = {"condition": {"test": dark, "value": "white"}, "value": _INK} if not diverging else {"value": _INK}
+    text = {**encoding, "color": ink, "text": {"field": words, "type": "nominal"}}
+    return layers(
+        cells, _chart(rows, (x, y, value, words), {"type": "text", "fontSize": 10}, text, None, box)
+    )
+
+
+def points(
+    rows: Rows,
+    x: str,
+    y: str,
+    *,
+    words: str | None = None,
+    series: str | None = None,
+    title: str | None = None,
+    x_title: str | None = None,
+    y_title: str | None = None,
+    size: tuple[int, int] = (620, 460),
+) -> Spec:
+    """A dot for each row, with its `words` beside it."""
+    encoding = {
+        "x": _quantity(x, x_title, False, zero=False),
+        "y": _quantity(y, y_title, False, zero=False),
+        **_colour(series, rows),
+    }
+    fields = (x, y, words, series)
+    dot: Spec = {"type": "point", "filled": True, "size": 36, "opacity": 0.8}
+    drawn = _chart(rows, fields, dot, encoding, title, size)
+    if words is None:
+        return drawn
+    text: Spec = {"type": "text", "align": "left", "dx": 6, "fontSize": 11}
+    named = {**encoding, "color": {"value": _QUIET}, "text": {"field": words, "type": "nominal"}}
+    return layers(drawn, _chart(rows, fields, text, named, None, size))
 
 
 def reliability(rows: Rows, *, series: str | None = None, title: str | None = None, size: int = 380) -> Spec:
