@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.export import save_trace
+    from glassformer.look.summary import Summary, summary
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -55,14 +57,56 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
-    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
-    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
-    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
-    "stream", "text_report", "train",
-    "training", "translate", "write_report",
-]  # fmt: skip
+    "DataConfig",
+    "Decoder",
+    "Generation",
+    "GlassformerError",
+    "Loaded",
+    "ModelConfig",
+    "Network",
+    "NetworkConfig",
+    "Predictor",
+    "Recipe",
+    "Reliability",
+    "Run",
+    "Score",
+    "Summary",
+    "TableConfig",
+    "Tokenizer",
+    "TokenizerConfig",
+    "Trace",
+    "Translation",
+    "apply_temperature",
+    "checkup",
+    "classify",
+    "embed",
+    "fill",
+    "from_pretrained",
+    "generate",
+    "judge_predictions",
+    "judge_translations",
+    "load",
+    "load_network",
+    "load_recipe",
+    "look",
+    "open_table",
+    "predict",
+    "reliability_of",
+    "save_gguf",
+    "save_model",
+    "save_network",
+    "save_predictions",
+    "save_pretrained",
+    "save_trace",
+    "score",
+    "stream",
+    "summary",
+    "text_report",
+    "train",
+    "training",
+    "translate",
+    "write_report",
+]
 
 _ROOMS = {
     "errors": ["GlassformerError"],
@@ -88,6 +132,8 @@ _ROOMS = {
     "use.predict": ["Predictor", "load_network", "predict", "save_network", "save_predictions"],
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
+    "look.export": ["save_trace"],
+    "look.summary": ["Summary", "summary"],
     "look.trace": ["Trace", "look"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],

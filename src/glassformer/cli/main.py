@@ -27,6 +27,7 @@ _VERBS = {
     "classify": "Let a classifier tell which class a text is of.",
     "predict": "Say what a plain network makes of rows.",
     "calibrate": "Ask a plain network: says 70%, right 70%?",
+    "look": "Look into one pass of a model: every number by its name.",
     "score": "Measure how well a model predicts a text.",
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",

@@ -1,4 +1,4 @@
-"""What `generate` and `score` begin with: a process that computes well, and the model in it."""
+"""What a verb that uses a model begins with: a process that computes well, and the model in it."""
 
 from __future__ import annotations
 
@@ -21,3 +21,18 @@ def open_model(path: Path, *, precision: Precision, device: str, threads: int | 
     for warning in loaded.warnings:
         note(f"warning: {warning}")
     return loaded
+
+
+def open_any(
+    path: Path, *, precision: Precision, device: str, threads: int | None
+) -> gf.Loaded | gf.Predictor:
+    """The same, or a plain network where the path holds one."""
+    from glassformer.use.load import is_network
+
+    if not is_network(path):
+        return open_model(path, precision=precision, device=device, threads=threads)
+    prepare_process(threads)
+    network = gf.load_network(path)
+    for warning in network.warnings:
+        note(f"warning: {warning}")
+    return network

@@ -59,6 +59,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
     _print(drawn)
 
 
+def heading(title: str, rows: Sequence[Any] = (True,)) -> None:
+    """A title over a table; none over one that is empty."""
+    if rows:
+        _print(Text(f"\n{title}", style="bold"))
+
+
 def facts(values: Mapping[str, Any]) -> None:
     """Names and values, one a line; what is None is left out."""
     drawn = Table(box=None, show_header=False, pad_edge=False)
@@ -84,7 +90,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(_BARS[round((value - low) * scale)] for value in shown)
 
 
-def _print(drawn: Table) -> None:
+def _print(drawn: Table | Text) -> None:
     width = None if sys.stdout.isatty() else _WIDE
     Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(drawn)
 

@@ -47,6 +47,8 @@ class Reading:
     """(batch, position) ids; of an encoder-decoder the source's, then those the decoder is fed. A plain network's
     are (row, input) numbers."""
     tokenizer: Tokenizer | None = None
+    outputs: tuple[str, ...] = ()
+    """What a classifier's classes or a network's outputs are called, where that is known."""
 
     @classmethod
     def of(cls, model: Model, text: Text | Rows, *, target: Text | None = None) -> Reading:
@@ -77,7 +79,8 @@ class Reading:
         for row in rows:
             _check(row, module.config)
         device = module.embed.weight.device
-        return cls(module, tuple(row.to(device) for row in rows), tokenizer)
+        classes = model.classes if isinstance(model, Loaded) else ()
+        return cls(module, tuple(row.to(device) for row in rows), tokenizer, classes)
 
     def run(self, see: See = unseen, *, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """What the model's forward returns (logits, of a network its prediction), dropout off. `weights` stand in
@@ -142,9 +145,18 @@ class Reading:
         return network.find(place).axes if isinstance(self.model, Network) else find(place).axes
 
 
+def visible(token: str) -> str:
+    """A token for a table or a label: spaces at its ends as ␣, line ends and tabs as \\n and \\t."""
+    inner = token.strip(" ")
+    before = len(token) - len(token.lstrip(" ")) if inner else len(token)
+    shown = "␣" * before + inner + "␣" * (len(token) - before - len(inner))
+    return shown.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+
+
 def _of_rows(model: Predictor | Network, rows: Any) -> Reading:
     if isinstance(model, Predictor):
-        return Reading(model.network, (torch.from_numpy(encoded(model, rows)).to(model.network.head.weight),))
+        inputs = torch.from_numpy(encoded(model, rows)).to(model.network.head.weight)
+        return Reading(model.network, (inputs,), outputs=tuple(model.columns.outputs))
     return Reading(model, (torch.as_tensor(rows).to(model.head.weight),))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from glassformer.errors import ModelError, UsageError, nearest
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.model.config import ModelConfig
+from glassformer.model.mlp import Network
 from glassformer.model.places import canonical
 from glassformer.run.manifest import free_memory_bytes
 from glassformer.units import show_bytes
@@ -111,6 +112,17 @@ class Trace(Mapping[str, Tensor]):
             )
         return rows
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as lists; numbers that are not finite stay what they are."""
+        network = isinstance(self.reading.model, Network)
+        about = {} if network else {"ids": self.ids, "tokens": self.tokens}
+        places = [
+            {"place": name, "axes": list(self.axes(name)), "shape": list(y.shape), "values": y.tolist()}
+            for name, y in self.tensors.items()
+        ]
+        about |= {"warnings": list(self.warnings), "places": places}
+        return {"schema": "glassformer.trace", "version": 1, **about}
+
 
 def look(
     model: Model, text: Text | Rows, places: Places | None = None, *, target: Text | None = None
@@ -128,7 +140,7 @@ def look(
     _check_memory(reading, [name for name in known if recorder.wants(name)])
     with torch.no_grad():
         output = reading.run(recorder)
-    return Trace(reading, recorder.seen, _warnings(reading, output))
+    return Trace(reading, recorder.seen, warnings(reading, output))
 
 
 def shape(reading: Reading, place: str) -> tuple[int, ...]:
@@ -172,7 +184,8 @@ def _alone(y: Tensor) -> Tensor:
     return y if y.untyped_storage().nbytes() <= y.numel() * y.element_size() else y.clone()
 
 
-def _warnings(reading: Reading, output: Tensor) -> tuple[str, ...]:
+def warnings(reading: Reading, output: Tensor) -> tuple[str, ...]:
+    """What is wrong with the numbers of a pass: weights or outputs that are not finite."""
     found = []
     for name, weight in reading.model.named_parameters():
         if not weight.detach().sum().isfinite() and (bad := int((~weight.isfinite()).sum())):

@@ -31,8 +31,7 @@ from glassformer.model.config import ModelConfig
 from glassformer.model.shapes import stacks
 from glassformer.model.stacks import Decoder, Encoder, EncoderDecoder, build, count_parameters
 from glassformer.model.transformer import Transformer
-from glassformer.run import exports
-from glassformer.run.checkpoints import load_newest
+from glassformer.run import checkpoints, exports
 from glassformer.run.folder import RECIPE, Run
 from glassformer.run.sealed import MANIFEST
 from glassformer.run.tensors import read_tensors
@@ -113,7 +112,8 @@ class Loaded:
 
 
 def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch.device = "cpu") -> Loaded:
-    """The model of a run, of a folder that `save_model` wrote or of Hugging Face's layout, or of a `.gguf` file.
+    """The model of a run, of one of its checkpoints (`RUN/checkpoints/step-00000500`), of a folder that `save_model`
+    wrote or of Hugging Face's layout, or of a `.gguf` file.
 
     `bf16` halves the bytes of the weights, on which the speed of writing hangs; its results differ from those
     of `fp32` in the third digit.
@@ -126,6 +126,8 @@ def load(path: str | Path, *, precision: Precision = "fp32", device: str | torch
         from glassformer.use.gguf import open_gguf  # which is built on this room
 
         return open_gguf(path, precision=precision, device=device)
+    if (path.parent.parent / RECIPE).exists() and path.parent.name == "checkpoints":
+        return _from_checkpoint(Run.open(path.parent.parent), precision, device, path)
     if not (path / RECIPE).exists():
         if model_type(path) not in (None, "glassformer"):
             from glassformer.use.pretrained import from_pretrained  # which is built on this room
@@ -196,8 +198,12 @@ def _from_folder(folder: Path, path: Path, precision: str, device: str | torch.d
     return Loaded(model, tokenizer, config, path, classes=classes)
 
 
-def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Loaded:
-    checkpoint = load_newest(run.checkpoints, only={"model"}, set_aside=False)
+def _from_checkpoint(run: Run, precision: str, device: str | torch.device, at: Path | None = None) -> Loaded:
+    """The weights of one checkpoint, or of the newest whole one."""
+    checkpoint = (
+        checkpoints.load(at, only={"model"}) if at
+        else checkpoints.load_newest(run.checkpoints, only={"model"}, set_aside=False)
+    )  # fmt: skip
     if checkpoint is None or not (run.path / TOKENIZER).exists():
         raise ModelError(
             f"{run.path} has no model yet: neither model/ nor a checkpoint with its tokenizer.",
@@ -214,6 +220,8 @@ def _from_checkpoint(run: Run, precision: str, device: str | torch.device) -> Lo
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     model = empty(config, tokenizer, shapes, origin=str(checkpoint.path))
     fill(model, tensors.__getitem__, DTYPES[precision], device)
+    if at:
+        return Loaded(model, tokenizer, config, at, (), classes)
     found = tuple(f"Passed over a damaged checkpoint: {finding}." for finding in checkpoint.findings)
     unfinished = f"This run has no finished model yet; these are its weights at step {checkpoint.step}."
     return Loaded(model, tokenizer, config, run.path, (unfinished, *found), classes)
@@ -227,10 +235,15 @@ def model_type(folder: Path) -> str | None:
         return None
 
 
+def is_network(path: Path) -> bool:
+    """Whether it is a plain network's run or folder, which `load_network` opens."""
+    recipe = Run.open(path).recipe if (path / RECIPE).exists() else {}
+    return recipe.get("model", {}).get("kind") == "network" or model_type(path) == NETWORK
+
+
 def _refuse_network(path: Path) -> None:
     """A plain network reads rows of numbers: it has no tokenizer, and nothing that takes a `Loaded` can use it."""
-    recipe = Run.open(path).recipe if (path / RECIPE).exists() else {}
-    if recipe.get("model", {}).get("kind") == "network" or model_type(path) == NETWORK:
+    if is_network(path):
         raise ModelError(
             f"{path} holds a plain network, which reads rows of numbers.", expected="A model of text.",
             do=f"Use it with: glassformer predict {path} ROWS, or in Python glassformer.load_network.",

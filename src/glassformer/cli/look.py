@@ -1,0 +1,71 @@
+"""`glassformer look RUN "text"`: every number of one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import glassformer as gf
+from glassformer.cli.model import Precision, open_any
+from glassformer.cli.terminal import document, facts, heading, note, table
+
+
+def look(
+    model: Path,
+    text: str,
+    /,
+    *,
+    place: list[str] | None = None,
+    target: str | None = None,
+    top: int = 10,
+    out: Path | None = None,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Look into one pass of a model: what comes next, how wrong each token was, any place by its name.
+
+    Args:
+        model: A run, one of its checkpoints, a folder with a model, or a .gguf file.
+        text: What it reads; for a plain network a table of rows, as for predict.
+        place: A place to show, or a pattern such as "blocks.*.attn.pattern"; may be given several times.
+        target: What an encoder-decoder is to write.
+        top: How many of the likeliest tokens to list.
+        out: Write the trace here: .npz or .json (all numbers), .png or .svg (the first place), or .html (a page).
+        precision: bf16 is faster and differs in the third digit.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
+        threads: Threads to compute with; as many as there are cores.
+        json: One JSON document instead of tables; with --place, with all its numbers.
+    """
+    loaded = open_any(model, precision=precision, device=device, threads=threads)
+    if out is not None and out.suffix.lower() == ".html":
+        gf.write_page(loaded, text, out, target=target)
+        note(f"The page is {out}.")
+    elif out is not None or place:
+        trace = gf.look(loaded, text, place, target=target)
+        for warning in trace.warnings:
+            note(f"warning: {warning}")
+        if out is not None:
+            note(f"{len(trace):,} places are in {gf.save_trace(trace, out)}.")
+        elif json:
+            document(trace.to_dict())
+        else:
+            table([{**row, "axes": ", ".join(row["axes"]), "shape": " x ".join(map(str, row["shape"]))}
+                   for row in trace.rows()])  # fmt: skip
+    else:
+        _tables(gf.summary(loaded, text, target=target, top=top), json)
+
+
+def _tables(found: gf.Summary, json: bool) -> None:
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    if json:
+        document(found.to_dict(), "look")
+        return
+    for title, rows in (("Tokens", found.tokens), ("What comes next", found.answers)):
+        heading(title, rows)
+        table(rows)
+    if found.entropy is not None:
+        facts({"entropy (nats)": found.entropy})
+    heading("How large the vectors are (mean norm over positions)", found.layers)
+    table(found.layers)
