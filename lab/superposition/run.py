@@ -35,7 +35,9 @@ def train(sparsity: float, *, seed: int = 0, steps: int = 3000, rows: int = 512)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = torch.zeros(MODELS)
     for step in range(steps):
-        x = torch.rand(rows, FEATURES, generator=draw) * (torch.rand(rows, FEATURES, generator=draw) >= sparsity)
+        x = torch.rand(rows, FEATURES, generator=draw) * (
+            torch.rand(rows, FEATURES, generator=draw) >= sparsity
+        )
         hidden = x @ weights.transpose(1, 2)  # (model, row, dimension)
         error = importance * (x - torch.relu(hidden @ weights + bias)).square()
         each = error.sum(-1).mean(-1)
@@ -70,7 +72,7 @@ def picture(found: dict[str, Tensor]) -> charts.Spec:
         for feature, (x, y) in enumerate(weights.T)
     ]
     return charts.points(
-        rows, "x", "y", words="feature", series="inputs", size=(360, 360), x_title="W, first dimension",
+        rows, "x", "y", words="feature", series="inputs", from_origin=True, size=(360, 360), x_title="W, first dimension",
         y_title="second dimension", title="The direction that stands for each of five features",
     )  # fmt: skip
 

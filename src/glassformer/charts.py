@@ -149,7 +149,12 @@ def heatmap(
             "field": name,
             "type": "ordinal",
             "title": words or _words(name),
-            "axis": {"labelOverlap": True, "labelAngle": -90 if axis == "x" and labels else 0, **shown[axis]},
+            "axis": {
+                "labelOverlap": True,
+                "labelSeparation": 4,
+                "labelAngle": -90 if axis == "x" and labels else 0,
+                **shown[axis],
+            },
         }
         for axis, name, words in (("x", x, x_title), ("y", y, y_title))
     }
@@ -183,9 +188,10 @@ def points(
     title: str | None = None,
     x_title: str | None = None,
     y_title: str | None = None,
+    from_origin: bool = False,
     size: tuple[int, int] = (620, 460),
 ) -> Spec:
-    """A dot for each row, with its `words` beside it."""
+    """A dot for each row, with its `words` beside it; `from_origin` draws each as a vector."""
     encoding = {
         "x": _quantity(x, x_title, False, zero=False),
         "y": _quantity(y, y_title, False, zero=False),
@@ -193,12 +199,19 @@ def points(
     }
     fields = (x, y, words, series)
     dot: Spec = {"type": "point", "filled": True, "size": 36, "opacity": 0.8}
-    drawn = _chart(rows, fields, dot, encoding, title, size)
+    if series:
+        encoding["color"]["legend"] = {"symbolType": "circle", "symbolStrokeWidth": 0, "symbolSize": 90}
+    drawn = [_chart(rows, fields, dot, encoding, title, size)]
+    if from_origin:
+        arrow = {**encoding, "x2": {"datum": 0}, "y2": {"datum": 0}}
+        drawn.append(
+            _chart(rows, fields, {"type": "rule", "strokeWidth": 1.5, "opacity": 0.6}, arrow, None, size)
+        )
     if words is None:
-        return drawn
+        return layers(*drawn) if from_origin else drawn[0]
     text: Spec = {"type": "text", "align": "left", "dx": 6, "fontSize": 11}
     named = {**encoding, "color": {"value": _QUIET}, "text": {"field": words, "type": "nominal"}}
-    return layers(drawn, _chart(rows, fields, text, named, None, size))
+    return layers(*drawn, _chart(rows, fields, text, named, None, size))
 
 
 def reliability(rows: Rows, *, series: str | None = None, title: str | None = None, size: int = 380) -> Spec:

@@ -15,7 +15,8 @@ LAB = Path(__file__).parents[2] / "lab"
 def test_a_dense_model_keeps_two_features_and_a_sparse_one_five_as_a_pentagon() -> None:
     lab = runpy.run_path(str(LAB / "superposition" / "run.py"))
     found: dict[str, dict[str, Any]] = {
-        name: lab["measured"](lab["train"](sparsity)[0]) for name, sparsity in (("dense", 0.0), ("sparse", 0.95))
+        name: lab["measured"](lab["train"](sparsity)[0])
+        for name, sparsity in (("dense", 0.0), ("sparse", 0.95))
     }
     norms = sorted(found["dense"]["squared_norms"])
     assert all(norm > 0.8 for norm in norms[3:]) and all(norm < 0.1 for norm in norms[:3])

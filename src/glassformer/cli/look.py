@@ -46,7 +46,8 @@ def look(
         for warning in trace.warnings:
             note(f"warning: {warning}")
         if out is not None:
-            note(f"{len(trace):,} places are in {gf.save_trace(trace, out)}.")
+            what = f"{len(trace):,} places" if out.suffix in (".npz", ".json") else next(iter(trace))
+            note(f"{gf.save_trace(trace, out)} holds {what}.")
         elif json:
             document(trace.to_dict())
         else:

@@ -19,6 +19,7 @@ from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.files import write_bytes, write_text
 from glassformer.look.attention import concentration
+from glassformer.look.reading import visible
 from glassformer.look.trace import Trace
 from glassformer.model.mlp import Network
 from glassformer.run.events import plain
@@ -87,4 +88,4 @@ def _labels(trace: Trace, place: str, axis: str) -> list[str] | None:
     read = place.startswith("encoder.") or (".cross_attn." in place and axis == "key")
     read = read or place.endswith((".cross_attn.k", ".cross_attn.v"))
     tokens = trace.reading.source_tokens if read else trace.reading.tokens
-    return tokens[1:] if axis == "next" else tokens
+    return [visible(token) for token in (tokens[1:] if axis == "next" else tokens)]

@@ -146,10 +146,10 @@ class Reading:
 
 
 def visible(token: str) -> str:
-    """A token for a table or a label: spaces at its ends as ␣, line ends and tabs as \\n and \\t."""
+    """A token for a table or a label: spaces at its ends as ·, line ends and tabs as \\n and \\t."""
     inner = token.strip(" ")
     before = len(token) - len(token.lstrip(" ")) if inner else len(token)
-    shown = "␣" * before + inner + "␣" * (len(token) - before - len(inner))
+    shown = "·" * before + inner + "·" * (len(token) - before - len(inner))
     return shown.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,15 @@ def matching(known: Sequence[str], places: Places) -> list[str]:
     for pattern in [places] if isinstance(places, str) else places:
         these = fnmatch.filter(known, canonical(pattern))
         if not these:
-            raise UsageError(f"This model has no place {pattern!r}; {nearest(canonical(pattern), known)}")
+            numbers = [
+                int(name.split(".")[1])
+                for name in known
+                if name.split(".")[1:2] != [] and name.split(".")[1].isdigit()
+            ]
+            layers = f"Its layers are 0 to {max(numbers)}." if numbers else ""
+            raise UsageError(
+                f"This model has no place {pattern!r}; {nearest(canonical(pattern), known)}", expected=layers
+            )
         found.update(these)
     return [name for name in known if name in found]
 
@@ -98,15 +107,13 @@ class Trace(Mapping[str, Tensor]):
         not finite (of `scores`, besides the masked)."""
         rows = []
         for name, tensor in self.tensors.items():
-            wide = tensor.double()[tensor.isfinite()]
+            finite = tensor.double()[tensor.isfinite()].cpu().numpy()
             masked = int(tensor.isneginf().sum()) if name.endswith(".scores") else 0
+            of = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
             numbers: dict[str, Any] = {
-                "mean": wide.mean().item(),
-                "std": wide.std(correction=0).item(),
-                "min": wide.min().item() if len(wide) else math.nan,
-                "max": wide.max().item() if len(wide) else math.nan,
-                "not_finite": tensor.numel() - len(wide) - masked,
+                key: float(f(finite)) if len(finite) else None for key, f in of.items()
             }
+            numbers["not_finite"] = tensor.numel() - len(finite) - masked
             rows.append(
                 {"place": name, "axes": list(self.axes(name)), "shape": list(tensor.shape), **numbers}
             )
