@@ -1,0 +1,63 @@
+"""`glassformer probe RUN "text"`: every checkpoint of a run, measured; when something formed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import glassformer as gf
+from glassformer import charts
+from glassformer.cli.terminal import document, heading, note, sparkline, table
+
+What = Literal["loss", "norms", "heads", "lens"]
+
+
+def probe(
+    run: Path,
+    text: str,
+    /,
+    *,
+    what: list[What] | None = None,
+    measure: str | None = None,
+    target: str | None = None,
+    top: int = 10,
+    out: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Measure every checkpoint of a run on a text, and say when something in the model formed.
+
+    Args:
+        run: The folder of a run that has kept its checkpoints (train.keep).
+        text: What each of them reads.
+        what: loss, norms, heads or lens; may be given several times; left out, all.
+        measure: List and draw this one alone, such as induction or kl_to_the_end.
+        target: What an encoder-decoder is to write.
+        top: How many of the measures that changed most to list.
+        out: Draw the measure over the steps (left out, the loss): .png, .svg, .html or .json.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
+        threads: Threads to compute with; as many as there are cores.
+        json: One JSON document with every value.
+    """
+    from glassformer.train.launch import prepare_process
+
+    prepare_process(threads)
+    from glassformer.train.engine import pick_device
+
+    asked = tuple(what) if what else ("loss", "norms", "heads", "lens")
+    found = gf.probe(run, text, what=asked, target=target, device=str(pick_device(device)))
+    for finding in found.passed_over:
+        note(f"warning: passed over {finding}")
+    if out is not None:
+        charts.save(found.chart(measure or "loss"), out)
+        note(f"The chart is {out}.")
+    if json:
+        document(found.to_dict())
+        return
+    heading(
+        f"What changed most over {len(found.steps)} checkpoints, steps {found.steps[0]} to {found.steps[-1]}"
+    )
+    series = found.series()
+    table([{**row, "over_time": sparkline(series[row["measure"], row["where"]])}
+           for row in found.formed(top, measure)])  # fmt: skip
