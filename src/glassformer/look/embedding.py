@@ -230,7 +230,12 @@ def _first_texts(tokenizer: Tokenizer, names: Sequence[str]) -> list[int]:
 
     def texts() -> Iterator[tuple[int, str]]:
         for i, word in enumerate(names[: tokenizer.vocab_size]):
-            if word not in tokenizer.specials and word.strip() and word.isprintable() and "\ufffd" not in word:
+            if (
+                word not in tokenizer.specials
+                and word.strip()
+                and word.isprintable()
+                and "\ufffd" not in word
+            ):
                 yield i, word.strip()
 
     long = [i for i, word in texts() if len(word) > 1]

@@ -235,9 +235,11 @@ def _stages(
     def stage(name: str, setting: float | str | None, now: Float[Tensor, " vocab"]) -> Stage:
         nonlocal before
         able = now > -torch.inf
-        kept, before = float(before.double()[able].sum()), now.softmax(-1)
+        kept = float(before.double()[able].sum() / before.double().sum())
+        share = float(own.double()[able].sum() / own.double().sum())
+        before = now.softmax(-1)
         entropy = float(torch.special.entr(before.double()).sum())
-        return Stage(name, setting, now, before, int(able.sum()), kept, float(own.double()[able].sum()), entropy)  # fmt: skip
+        return Stage(name, setting, now, before, int(able.sum()), kept, share, entropy)
 
     yield stage("model", None, logits)
     if settings.repetition_penalty != 1:

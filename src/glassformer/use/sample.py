@@ -70,7 +70,9 @@ def probabilities(logits: Logits, sampling: Sampling) -> Logits:
 def stages(logits: Logits, sampling: Sampling) -> Iterator[tuple[str, Logits]]:
     """The logits after each setting that is on, by its name and in the order they are applied; temperature always."""
     if sampling.temperature == 0:
-        largest = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(-1, keepdim=True), True)
+        largest = torch.zeros_like(logits, dtype=torch.bool).scatter(
+            -1, logits.argmax(-1, keepdim=True), True
+        )
         yield "temperature", torch.zeros_like(logits).masked_fill(~largest, -math.inf)
         return
     logits = tempered(logits, sampling.temperature)
