@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.embedding import EmbeddingMap, embedding_map
+    from glassformer.look.neuron import NeuronSheet, neuron
+    from glassformer.look.positions import PositionView, positions
+    from glassformer.look.sampling import SamplingView, sampling_view
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -55,13 +59,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
-    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
-    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
-    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
-    "stream", "text_report", "train",
-    "training", "translate", "write_report",
+    "DataConfig", "Decoder", "EmbeddingMap", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network",
+    "NetworkConfig", "NeuronSheet", "PositionView", "Predictor", "Recipe", "Reliability", "Run", "SamplingView",
+    "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "apply_temperature", "checkup",
+    "classify", "embed", "embedding_map", "fill", "from_pretrained", "generate", "judge_predictions",
+    "judge_translations", "load", "load_network", "load_recipe", "look", "neuron", "open_table", "positions",
+    "predict", "reliability_of", "sampling_view", "save_gguf", "save_model", "save_network", "save_predictions",
+    "save_pretrained", "score", "stream", "text_report", "train", "training", "translate", "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -89,6 +93,10 @@ _ROOMS = {
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
+    "look.embedding": ["EmbeddingMap", "embedding_map"],
+    "look.neuron": ["NeuronSheet", "neuron"],
+    "look.positions": ["PositionView", "positions"],
+    "look.sampling": ["SamplingView", "sampling_view"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

@@ -139,10 +139,15 @@ def transformer_of(model: object) -> tuple[Transformer, Tokenizer | None]:
 
 
 def distinct(words: Sequence[str], ids: Sequence[int]) -> list[str]:
-    """Names for a chart: spaces and line ends shown, and the number added where two look alike."""
-    shown = [repr(word)[1:-1].replace(" ", "·") or "(empty)" for word in words]
-    count = Counter(shown)
-    return [f"{word} #{i}" if count[word] > 1 else word for word, i in zip(shown, ids, strict=True)]
+    """Names for a chart, the number added where two look alike."""
+    names = [shown(word) for word in words]
+    count = Counter(names)
+    return [f"{name} #{i}" if count[name] > 1 else name for name, i in zip(names, ids, strict=True)]
+
+
+def shown(word: str) -> str:
+    """A token with its spaces and line ends to be seen."""
+    return repr(word)[1:-1].replace(" ", "·") or "(empty)"
 
 
 def _readable(words: Sequence[str], points: Float[Tensor, "row 2"]) -> list[str]:

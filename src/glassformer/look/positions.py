@@ -118,6 +118,15 @@ class PositionView:
             "attention": [] if self.reach is None else self.reach.distance_rows(),
         }  # fmt: skip
 
+    def facts(self) -> dict[str, Any]:
+        """What there is, and how exact it is."""
+        whose = {"sinusoidal": "table_minus_formula", "rope": "places_differ_by"}
+        name = whose.get(self.kind.partition("_")[0], "deviation")
+        return {
+            "positions": self.kind, "context": self.config.context, name: self.deviation,
+            "own_places_differ_by": self.own_deviation,
+        }  # fmt: skip
+
     @property
     def charts(self) -> tuple[str, ...]:
         """The charts there are."""
@@ -273,8 +282,7 @@ def _pairs(config: ModelConfig) -> list[tuple[float, tuple[int, int]]]:
 
 def _offsets(context: int) -> Int[Tensor, " offset"]:
     """All small ones, and evenly spaced ones up to the context."""
-    near, far = torch.arange(min(context, 64)), torch.linspace(0, context - 1, min(context, 192))
-    return torch.cat([near, far.round().long()]).unique()
+    return torch.tensor(sorted({*range(min(context, 64)), *_spread(context, 192)}))
 
 
 def _learned_rows(table: Float[Tensor, "context width"]) -> list[dict[str, Any]]:

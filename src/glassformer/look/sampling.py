@@ -124,6 +124,12 @@ class SamplingView:
             for i, word, low in zip(ids, self.reading.words(ids), before, strict=True)
         ]  # fmt: skip
 
+    def facts(self) -> dict[str, Any]:
+        """The draw in a few lines."""
+        word = self.reading.words([self.token])[0]
+        return {"seed": self.seed, "u": self.u, "token": f"{word!r} ({self.token})",
+                "sum_before": self.below, "sum_with": self.through}  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "text": self.reading.tokens, "settings": asdict(self.settings), "seed": self.seed, "u": self.u,
@@ -247,6 +253,6 @@ def _stages(
         yield stage("repetition_penalty", settings.repetition_penalty, logits)
     if held and reading.tokenizer is not None:
         logits = beginning_with(logits, reading.tokenizer, held)
-        yield stage("held_space", held.decode(), logits)
+        yield stage("held_space", repr(held.decode()), logits)
     for name, after in stages(logits, settings):
         yield stage(name, getattr(settings, name), after)
