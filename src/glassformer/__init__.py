@@ -19,7 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.embedding import EmbeddingMap, embedding_map
     from glassformer.look.export import save_trace
+    from glassformer.look.neuron import NeuronSheet, neuron
+    from glassformer.look.positions import PositionView, positions
+    from glassformer.look.sampling import SamplingView, sampling_view
     from glassformer.look.summary import Summary, summary
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
@@ -59,16 +63,20 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig",
     "Decoder",
+    "EmbeddingMap",
     "Generation",
     "GlassformerError",
     "Loaded",
     "ModelConfig",
     "Network",
     "NetworkConfig",
+    "NeuronSheet",
+    "PositionView",
     "Predictor",
     "Recipe",
     "Reliability",
     "Run",
+    "SamplingView",
     "Score",
     "Summary",
     "TableConfig",
@@ -80,6 +88,7 @@ __all__ = [
     "checkup",
     "classify",
     "embed",
+    "embedding_map",
     "fill",
     "from_pretrained",
     "generate",
@@ -89,9 +98,12 @@ __all__ = [
     "load_network",
     "load_recipe",
     "look",
+    "neuron",
     "open_table",
+    "positions",
     "predict",
     "reliability_of",
+    "sampling_view",
     "save_gguf",
     "save_model",
     "save_network",
@@ -135,6 +147,10 @@ _ROOMS = {
     "look.export": ["save_trace"],
     "look.summary": ["Summary", "summary"],
     "look.trace": ["Trace", "look"],
+    "look.embedding": ["EmbeddingMap", "embedding_map"],
+    "look.neuron": ["NeuronSheet", "neuron"],
+    "look.positions": ["PositionView", "positions"],
+    "look.sampling": ["SamplingView", "sampling_view"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

@@ -112,6 +112,7 @@ def bars(
     num_bars = 1
     if series:
         encoding["yOffset"] = {"field": series, "type": "nominal", "sort": None}
+        encoding["color"]["legend"] = {"symbolType": "square", "symbolStrokeWidth": 0}
         num_bars = len({row.get(series) for row in rows})
     height = max(1, len({row.get(category) for row in rows})) * (16 + 14 * num_bars)
     return _chart(rows, (category, value, series), {"type": "bar"}, encoding, title, (width, height))

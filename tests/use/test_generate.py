@@ -224,3 +224,10 @@ def test_a_generation_prints_as_its_text_and_goes_into_json(loaded: Loaded) -> N
     document = json.loads(json.dumps(written.to_dict()))
     assert (document["schema"], document["version"]) == ("glassformer.generation", 1)
     assert document["tokens"] == written.tokens and document["tokens_per_second"] > 0
+
+
+def test_a_u_that_32_bits_would_round_up_to_1_draws_the_last_token(loaded: Loaded) -> None:
+    """Seed 10,935,639 is the first whose first u is above 1 - 2^-25; no running sum passes 1."""
+    assert 1 - 2**-25 < uniform(10_935_639, 0) < 1
+    assert loaded.tokenizer.end_of_text == loaded.tokenizer.vocab_size - 1
+    assert generate(loaded, "ab", seed=10_935_639, temperature=1.0, max_tokens=1).finish == "end"

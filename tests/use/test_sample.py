@@ -17,6 +17,7 @@ from glassformer.use.sample import (
     log_normaliser,
     penalised,
     probabilities,
+    stages,
     tempered,
     top_k,
     top_p,
@@ -174,3 +175,15 @@ def test_all_impossible_settings_are_reported_at_once() -> None:
 def test_a_setting_outside_its_range_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Sampling(**settings)  # type: ignore[arg-type] # floats stand for integers
+
+
+def test_one_row_takes_any_number_of_draws_and_the_stages_end_in_what_is_drawn_from() -> None:
+    logits, sampling = spread(5, 40), Sampling(0.7, top_k=9, top_p=0.9, min_p=0.05)
+    mass = probabilities(logits, sampling)
+    u = torch.linspace(0, 0.999, 50, dtype=torch.float64)
+    assert draw(mass, u).tolist() == [int(draw(mass, one)) for one in u]
+    names, logits_after = zip(*stages(logits, sampling), strict=True)
+    assert names == ("temperature", "top_k", "top_p", "min_p")
+    assert logits_after[-1].softmax(-1).equal(mass)
+    left = [int((each > -math.inf).sum()) for each in logits_after]
+    assert left[:2] == [40, 9] and left == sorted(left, reverse=True)

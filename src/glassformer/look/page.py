@@ -6,7 +6,7 @@ value of a function of this room; each section says which, so that the same can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any

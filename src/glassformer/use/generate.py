@@ -27,6 +27,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassformer.errors import UsageError
+from glassformer.model.transformer import Ids
+from glassformer.text.tokenizer import Tokenizer
 from glassformer.use.cache import Cache
 from glassformer.use.load import Loaded
 from glassformer.use.sample import Sampling, choose, log_normaliser, penalised, uniform
@@ -116,6 +118,48 @@ def stream(
     return writing.done()[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is read of a prompt.
+
+    A last token of nothing but space is taken off and held back, and the first new token must begin with it:
+    byte-level vocabularies put the space at the beginning of a word, so `def ` with its space as a token of its
+    own is something that the model never read.
+    """
+
+    ids: tuple[int, ...]
+    held: bytes
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def read(cls, loaded: Loaded, prompt: str) -> Prompt:
+        ids = loaded.tokenizer.encode(prompt).tolist() or [loaded.tokenizer.end_of_text]
+        held = loaded.tokenizer.decode_bytes(ids[-1:])
+        if len(ids) < 2 or held.strip():
+            held = b""
+        if held:
+            ids.pop()
+        length, context = len(ids), loaded.config.context
+        long = f"The prompt has {length} tokens; its last {context} were read, the model's context."
+        return cls(tuple(ids[-context:]), held, (long,) if length > context else ())
+
+
+def next_logits(loaded: Loaded, ids: Ids, cache: Cache) -> Float[Tensor, "batch vocab"]:
+    """What the decoder says of the token after the last of `ids`, which follow those in the cache. A model's
+    vocabulary may be padded; ids beyond the tokenizer's mean nothing and are left out."""
+    hidden = loaded.decoder.hidden(ids, cache=cache)[:, -1]
+    logits: Tensor = loaded.model.head(hidden)[:, : loaded.tokenizer.vocab_size].float()
+    return logits
+
+
+def beginning_with(
+    scores: Float[Tensor, " vocab"], tokenizer: Tokenizer, held: bytes
+) -> Float[Tensor, " vocab"]:
+    """Only tokens stay whose text begins with what the prompt held back."""
+    fits = torch.from_numpy(tokenizer.beginning_with(held))
+    return scores.masked_fill(~fits.to(scores.device), -torch.inf)
+
+
 class _Writing:
     """Requests that are written side by side, always at the same position."""
 
@@ -159,10 +203,8 @@ class _Writing:
         begin, read, end = 0, 0, min(len(request.ids) for request in self.requests)
         while True:
             ids = torch.tensor([request.between(read, end) for request in self.requests], device=device)
-            hidden = self.loaded.decoder.hidden(ids, cache=cache)[:, -1]
+            logits = next_logits(self.loaded, ids, cache)
             cache.length = end - begin  # a model without layers has nobody to move it on
-            # A model's vocabulary may be padded; ids beyond the tokenizer's mean nothing.
-            logits = self.loaded.model.head(hidden)[:, : self.loaded.tokenizer.vocab_size].float()
             yield self._take(logits, end)
             if not any(request.open for request in self.requests):
                 return
@@ -184,7 +226,10 @@ class _Writing:
     def _take(self, logits: Float[Tensor, "request vocab"], end: int) -> list[str]:
         """Choose each request's token number `end`, where its prompt does not say; the new pieces of text."""
         total = log_normaliser(logits)
-        u = torch.tensor([uniform(request.seed, len(request.tokens)) for request in self.requests])
+        # In 64 bits: in 32, one u in 33 million would round up to 1, which no running sum passes.
+        u = torch.tensor(
+            [uniform(request.seed, len(request.tokens)) for request in self.requests], dtype=torch.float64
+        )
         scores = logits
         if self.sampling.repetition_penalty != 1:
             there = [request.ids[:end] for request in self.requests]
@@ -194,9 +239,8 @@ class _Writing:
             )
         for row, request in enumerate(self.requests):
             if request.held and len(request.ids) == end:
-                fits = torch.from_numpy(self.loaded.tokenizer.beginning_with(request.held))
                 scores = scores.clone()
-                scores[row, ~fits.to(scores.device)] = -torch.inf
+                scores[row] = beginning_with(scores[row], self.loaded.tokenizer, request.held)
         chosen = choose(scores, self.sampling, u.to(logits.device))
         logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
         drawn = zip(chosen.tolist(), logprobs.tolist(), strict=True)
@@ -226,24 +270,9 @@ class _Request:
         self.logprobs: list[float] = []
         self.warnings: list[str] = []
         self.finish: Finish | None = None if max_tokens else "length"
-        self.ids = loaded.tokenizer.encode(prompt).tolist() or [loaded.tokenizer.end_of_text]
-        self.held = self._hold_back_space()
-        context = loaded.config.context
-        if len(self.ids) > context:
-            self.warnings.append(
-                f"The prompt has {len(self.ids)} tokens; its last {context} were read, the model's context."
-            )
-            self.ids = self.ids[-context:]
-
-    def _hold_back_space(self) -> bytes:
-        """A last token of nothing but space is taken off the prompt, and the first new token must begin with it:
-        byte-level vocabularies put the space at the beginning of a word, so `def ` with its space as a token of
-        its own is something that the model never read."""
-        last = self.tokenizer.decode_bytes(self.ids[-1:])
-        if len(self.ids) < 2 or not last or last.strip():
-            return b""
-        self.ids.pop()
-        return last
+        read = Prompt.read(loaded, prompt)
+        self.ids, self.held = list(read.ids), read.held
+        self.warnings += read.warnings
 
     @property
     def open(self) -> bool:

@@ -16,7 +16,7 @@ request's seed and the token's number alone, so a request draws the same text wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,16 +63,28 @@ def choose(logits: Logits, sampling: Sampling, u: Float[Tensor, "*batch"]) -> In
 
 def probabilities(logits: Logits, sampling: Sampling) -> Logits:
     """The distribution that is drawn from: 0 for what was filtered out, and greedy, 1 for the largest."""
+    *_, (_, last) = stages(logits, sampling)
+    return last.softmax(-1)
+
+
+def stages(logits: Logits, sampling: Sampling) -> Iterator[tuple[str, Logits]]:
+    """The logits after each setting that is on, by its name and in the order they are applied; temperature always."""
     if sampling.temperature == 0:
-        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+        largest = torch.zeros_like(logits, dtype=torch.bool).scatter(
+            -1, logits.argmax(-1, keepdim=True), True
+        )
+        yield "temperature", torch.zeros_like(logits).masked_fill(~largest, -math.inf)
+        return
     logits = tempered(logits, sampling.temperature)
+    yield "temperature", logits
     if sampling.top_k is not None:
         logits = top_k(logits, sampling.top_k)
+        yield "top_k", logits
     if sampling.top_p is not None and sampling.top_p < 1:
         logits = top_p(logits, sampling.top_p)
+        yield "top_p", logits
     if sampling.min_p:
-        logits = min_p(logits, sampling.min_p)
-    return logits.softmax(-1)
+        yield "min_p", min_p(logits, sampling.min_p)
 
 
 def penalised(logits: Float[Tensor, "vocab"], ids: Sequence[int], penalty: float) -> Float[Tensor, "vocab"]:
@@ -108,11 +120,16 @@ def min_p(logits: Logits, p: float) -> Logits:
     return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(p), -math.inf)
 
 
-def draw(mass: Float[Tensor, "*batch vocab"], u: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """The first token at which the running sum passes u. One of probability 0 never comes."""
+def draw(mass: Float[Tensor, "*batch vocab"], u: Float[Tensor, "*draws"]) -> Int[Tensor, "*draws"]:
+    """The first token at which the running sum passes u; one u for each row, or any number of them for a single
+    one. A token of probability 0 never comes."""
+    return torch.searchsorted(running(mass), u.double()[..., None], right=True)[..., 0]
+
+
+def running(mass: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+    """The running sum of each token and those before it, which u is compared with; the last is 1."""
     total = mass.double().cumsum(-1)
-    total = total / total[..., -1:]
-    return torch.searchsorted(total, u.double()[..., None], right=True)[..., 0]
+    return total / total[..., -1:]
 
 
 def uniform(seed: int, number: int) -> float:
