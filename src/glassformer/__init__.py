@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.backward import BlockBackward, block_backward
+    from glassformer.look.step_view import StepView, step_view
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -62,6 +64,7 @@ __all__ = [
     "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
     "stream", "text_report", "train",
     "training", "translate", "write_report",
+    "BlockBackward", "StepView", "block_backward", "step_view",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -89,6 +92,8 @@ _ROOMS = {
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
+    "look.backward": ["BlockBackward", "block_backward"],
+    "look.step_view": ["StepView", "step_view"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

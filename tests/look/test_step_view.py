@@ -74,8 +74,10 @@ def test_the_formula_gives_the_real_change_of_every_weight_shown(name: str, step
     view = step_view(model, IDS, optimizer, samples=400)
     off = view.check()
     assert off is not None and off <= 1e-7 and len(view.weights) == 400
-    moved = [step for step in view.weights if step.change]
+    moved = [step for step in view.weights if abs(step.change) > 1e-8 * abs(step.before)]
     assert len(moved) > 200
+    for step in moved:  # where the change is more than rounding, nothing is forgiven
+        assert step.update == pytest.approx(step.change, rel=1e-7, abs=0), step.weight
     for step in view.weights:
         for key, value in step.state_by_hand.items():
             assert step.state[key] == pytest.approx(value, rel=1e-9, abs=1e-18), (step.weight, key)
@@ -87,9 +89,10 @@ def test_single_precision_keeps_only_the_digits_that_a_weight_has_left() -> None
     model = made()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     view = step_view(model, IDS, optimizer, samples=400, double=False)
-    assert view.precision == "float32" and (view.check() or 0) > 1e-7
-    for step in view.weights:  # a change is exact to half a unit in the last place of the weight, twice
-        assert abs((step.update or 0) - step.change) <= 1.3e-7 * max(abs(step.before), 1e-3)
+    off = view.check()
+    assert view.precision == "float32" and off is not None and off <= 1e-6
+    raw = [abs((step.update or 0) - step.change) / abs(step.change) for step in view.weights if step.change]
+    assert 1e-6 < max(raw) < 1e-3  # most of it is the weight's own rounding
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
@@ -245,7 +248,7 @@ def test_weights_are_named_or_drawn_from_as_many_tensors_as_there_are() -> None:
     assert step_view(model, IDS, seed=1).rows() != step_view(model, IDS).rows()
     drawn = step_view(model, IDS, weights=["norm.weight[3]", "blocks.*.mlp.up.weight"], samples=4).weights
     assert drawn[0].weight == "norm.weight[3]" and len(drawn) == 5
-    assert {each.weight[:6] + each.weight[8:21] for each in drawn[1:]} == {"blocksmlp.up.weight"}
+    assert [each.weight[:22] for each in drawn[1::2]] == ["blocks.0.mlp.up.weight", "blocks.1.mlp.up.weight"]
 
 
 def test_what_makes_no_sense_is_refused_in_words() -> None:

@@ -122,6 +122,8 @@ class WeightStep:
     """The change by the paper's formula, in float64; none where the formula is not written here."""
     state_by_hand: dict[str, float]
     after: float
+    last_digit: float
+    """One unit in the last place of the weight, in the precision of the step."""
 
     @property
     def change(self) -> float:
@@ -130,10 +132,11 @@ class WeightStep:
 
     @property
     def difference(self) -> float | None:
-        """Between formula and change, as a part of the change."""
+        """Between formula and change, as a part of the change, beyond what no optimiser can help: a weight holds
+        so many digits, and a change is known to one unit in the last of them."""
         if self.update is None:
             return None
-        off = abs(self.update - self.change)
+        off = max(0.0, abs(self.update - self.change) - self.last_digit)
         return off / abs(self.change) if self.change else off
 
     def row(self) -> Row:
@@ -239,12 +242,10 @@ class _Expected:
 def _expected(entry: Entry, w: Tensor, optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> _Expected:
     assert w.grad is not None
     state = _state(entry, w, optimizer)
-    single = {name: torch.tensor([value]) for name, value in state.items() if name != "step"}
     before, gradient = w[entry.index].item(), w.grad[entry.index].item()
-    hand = by_hand(
-        optimizer, group, torch.tensor([before]).double(), torch.tensor([gradient]).double(),
-        {name: value.double() for name, value in single.items()}, int(state.get("step", 0)),
-    )  # fmt: skip
+    wide = {name: torch.tensor([value], dtype=torch.float64) for name, value in state.items()}
+    w_before, g = torch.tensor([[before], [gradient]], dtype=torch.float64)
+    hand = by_hand(optimizer, group, w_before, g, wide, int(state.get("step", 0)))
     return _Expected(entry, before, gradient, state, hand)
 
 
@@ -255,7 +256,7 @@ def _taken(expected: _Expected, moving: Mapping[str, Tensor], of_weight: dict[in
         entry.label, expected.before, expected.gradient, expected.state, _state(entry, w, of_weight[id(w)][0]),
         None if hand is None else hand.change.item(),
         {} if hand is None else {name: value.item() for name, value in hand.state.items()},
-        w[entry.index].item(),
+        (after := w[entry.index].item()), torch.finfo(w.dtype).eps * max(abs(expected.before), abs(after)),
     )  # fmt: skip
 
 
@@ -322,6 +323,8 @@ def _optimizers(
 def _in_double(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     model.double()
     for optimizer in optimizers:
+        for group in optimizer.param_groups:  # a rate may be a tensor
+            group |= {name: value.double() for name, value in group.items() if isinstance(value, Tensor)}
         for state in optimizer.state.values():
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
@@ -340,6 +343,10 @@ def _ask_for_gradients(model: torch.nn.Module) -> None:
     """What was loaded for use is frozen as a whole, and learns here; what its owner froze in part stays so."""
     if not any(weight.requires_grad for weight in model.parameters()):
         model.requires_grad_()
+        if isinstance(model, Network) and model.config.activation == "step":
+            model.layers.requires_grad_(
+                False
+            )  # as in training: no gradient comes there, and nothing may decay
 
 
 @contextmanager
