@@ -57,14 +57,14 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
-    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
-    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
-    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
-    "stream", "text_report", "train",
-    "training", "translate", "write_report",
-    "BlockBackward", "StepView", "block_backward", "step_view",
+    "BlockBackward", "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig",
+    "Network", "NetworkConfig", "Predictor", "Recipe", "Reliability", "Run", "Score", "StepView",
+    "TableConfig", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "apply_temperature",
+    "block_backward", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
+    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table",
+    "predict", "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions",
+    "save_pretrained", "score", "step_view", "stream", "text_report", "train", "training", "translate",
+    "write_report",
 ]  # fmt: skip
 
 _ROOMS = {

@@ -85,6 +85,21 @@ def test_the_formula_gives_the_real_change_of_every_weight_shown(name: str, step
             assert step.state["step"] == steps + 1
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sgd", "w - r g"),
+        ("sgd with all", "w - r ((g + d w) + mu m),  m = mu m + (g + d w)"),
+        ("sgd damped", "w - r m,  m = mu m + (1 - damping) g"),
+        ("adam", "w - r m^ / (sqrt(v^) + eps),  m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t),  g = g + d w"),
+        ("adamw", "w - r d w - r m^ / (sqrt(v^) + eps),  m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)"),
+    ],
+)
+def test_the_formula_shown_has_the_terms_that_the_settings_leave_in_it(name: str, expected: str) -> None:
+    model = made()
+    assert step_view(model, IDS, OPTIMIZERS[name](model.parameters())).summary()["formula"] == expected
+
+
 def test_single_precision_keeps_only_the_digits_that_a_weight_has_left() -> None:
     model = made()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

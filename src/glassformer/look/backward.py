@@ -164,11 +164,15 @@ class BlockBackward(Mapping[str, Tensor]):
                 rows.append({"token": token, "place": len(names), "length": length})
             names.append(name.removeprefix(f"{self.block}."))
         count = 1 + max(row["token"] for row in rows)
-        return charts.heatmap(
+        spec = charts.heatmap(
             rows, "token", "place", "length", labels=self.tokens[:count], y_labels=names,
-            title=f"The gradient on its way back through {self.block}", x_title="token", y_title="",
-            value_title="log10 of its length", size=(max(320, min(820, 34 * count)), 20 * len(names)),
+            title=f"The gradient on its way back through {self.block}", value_title="log10 of its length",
+            size=(max(320, min(820, 34 * count)), 20 * len(names)),
         )  # fmt: skip
+        spec["encoding"]["x"]["scale"] = {
+            "domain": list(range(count))
+        }  # a token without any gradient stays in
+        return spec
 
 
 class _Cut:

@@ -28,12 +28,6 @@ Entries = Float[Tensor, " entry"]
 NAMES = {"momentum_buffer": "m", "exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max"}
 """The papers' symbols for what torch calls otherwise."""
 
-FORMULAS = {
-    "SGD": "w - r m,  m = mu m + g",
-    "Adam": "w - r m^ / (sqrt(v^) + eps),  m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)",
-    "AdamW": "w - r d w - r m^ / (sqrt(v^) + eps),  m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)",
-}
-
 
 class ByHand(NamedTuple):
     """What the formula makes of the weights, and of the state under the papers' symbols."""
@@ -65,6 +59,27 @@ def by_hand(
         apart = bool(settings.get("decoupled_weight_decay"))
         return adam(settings, w, g, before, step + 1, apart=apart)
     return None
+
+
+def formula(optimizer: torch.optim.Optimizer) -> str | None:
+    """The update as it is with this optimiser's settings, in the symbols above."""
+    group = {name: _number(value) for name, value in optimizer.param_groups[0].items() if name != "params"}
+    kind = type(optimizer)
+    if kind is torch.optim.SGD:
+        g = "(g + d w)" if group["weight_decay"] else "g"
+        if not group["momentum"]:
+            return f"w - r {g}"
+        damped = f"(1 - damping) {g}" if group["dampening"] else g
+        step = f"({g} + mu m)" if group["nesterov"] else "m"
+        return f"w - r {step},  m = mu m + {damped}"
+    if kind not in (torch.optim.Adam, torch.optim.AdamW):
+        return None
+    apart = kind is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
+    decay = bool(group["weight_decay"])
+    rest = f"r m^ / (sqrt(v^) + eps),  m^ = m / (1 - b1^t),  v^ = {'v_max' if group['amsgrad'] else 'v'} / (1 - b2^t)"
+    return (
+        f"w - {'r d w - ' if apart and decay else ''}{rest}{'' if apart or not decay else ',  g = g + d w'}"
+    )
 
 
 def sgd(settings: Mapping[str, Any], w: Entries, g: Entries, state: Mapping[str, Entries]) -> ByHand:

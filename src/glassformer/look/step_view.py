@@ -27,7 +27,7 @@ from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.look.reading import Model, Text
 from glassformer.look.step_batch import Batch, Lessons, lessons
-from glassformer.look.step_formulas import FORMULAS, NAMES, ByHand, by_hand
+from glassformer.look.step_formulas import NAMES, ByHand, by_hand, formula
 from glassformer.look.step_weights import Entry, chosen
 from glassformer.model.mlp import Network
 from glassformer.model.transformer import Transformer
@@ -102,8 +102,9 @@ def step_view(
             for each in given:
                 each.step()
     return StepView(
-        tuple(type(each).__name__ for each in optimizers), str(loss.dtype).removeprefix("torch."), loss.item(),
-        loss_after.item(), tuple(steps), tensors, _target_rows(learned, before, after), apply,
+        tuple(type(each).__name__ for each in optimizers), tuple(filter(None, map(formula, optimizers))),
+        str(loss.dtype).removeprefix("torch."), loss.item(), loss_after.item(),
+        tuple(steps), tensors, _target_rows(learned, before, after), apply,
     )  # fmt: skip
 
 
@@ -152,6 +153,8 @@ class StepView:
     """One step: some weights, every tensor, every target."""
 
     optimizers: tuple[str, ...]
+    formulas: tuple[str, ...]
+    """The update in the papers' symbols, with the terms that these optimisers' settings leave in it."""
     precision: str
     loss_before: float
     loss_after: float
@@ -188,7 +191,7 @@ class StepView:
         worse = sum(row["change"] > 0 for row in self.targets)
         return {
             "optimizer": ", ".join(self.optimizers),
-            "formula": "; ".join(FORMULAS[name] for name in self.optimizers if name in FORMULAS) or None,
+            "formula": "; ".join(self.formulas) or None,
             "precision": self.precision,
             "loss_before": self.loss_before,
             "loss_after": self.loss_after,
@@ -224,7 +227,8 @@ class StepView:
         spec = charts.bars(rows, "target", "change", title=title, value_title="change of the loss")
         scale = {"domain": ["better", "worse"], "range": [charts.PALETTE[0], charts.PALETTE[1]]}
         spec["data"]["values"] = rows
-        spec["encoding"]["color"] = {"field": "became", "type": "nominal", "scale": scale}
+        spec["encoding"]["color"] = {"field": "became", "type": "nominal", "scale": scale,
+                                     "legend": {"symbolType": "square"}}  # fmt: skip
         return spec
 
 
