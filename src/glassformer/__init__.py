@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.backward import BlockBackward, block_backward
     from glassformer.look.embedding import EmbeddingMap, embedding_map
     from glassformer.look.export import save_trace
     from glassformer.look.neuron import NeuronSheet, neuron
     from glassformer.look.positions import PositionView, positions
     from glassformer.look.sampling import SamplingView, sampling_view
+    from glassformer.look.step_view import StepView, step_view
     from glassformer.look.summary import Summary, summary
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BlockBackward",
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
@@ -78,6 +81,7 @@ __all__ = [
     "Run",
     "SamplingView",
     "Score",
+    "StepView",
     "Summary",
     "TableConfig",
     "Tokenizer",
@@ -85,6 +89,7 @@ __all__ = [
     "Trace",
     "Translation",
     "apply_temperature",
+    "block_backward",
     "checkup",
     "classify",
     "embed",
@@ -111,6 +116,7 @@ __all__ = [
     "save_pretrained",
     "save_trace",
     "score",
+    "step_view",
     "stream",
     "summary",
     "text_report",
@@ -151,6 +157,8 @@ _ROOMS = {
     "look.neuron": ["NeuronSheet", "neuron"],
     "look.positions": ["PositionView", "positions"],
     "look.sampling": ["SamplingView", "sampling_view"],
+    "look.backward": ["BlockBackward", "block_backward"],
+    "look.step_view": ["StepView", "step_view"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

@@ -30,7 +30,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model = {"width": 32, "layers": 2, "heads": 4, "context": 200, "init": "xavier"}
     run = Run.create(tmp_path_factory.mktemp("runs") / "line", {"name": "line", "model": model}, {})
     Tokenizer.train(TokenizerConfig(kind="bytes"), [b""]).save(run.path / TOKENIZER)
-    start, end = (dict(build(ModelConfig(vocab=257, **model), seed=seed).named_parameters()) for seed in (1, 2))
+    start, end = (
+        dict(build(ModelConfig(vocab=257, **model), seed=seed).named_parameters()) for seed in (1, 2)
+    )
     for number, step in enumerate(STEPS):
         weights = {name: torch.lerp(start[name].detach(), end[name].detach(), number / 3) for name in start}
         checkpoints.save(run.checkpoints, step, {"model": weights}, {"step": step}, keep=9)
@@ -42,7 +44,9 @@ def found(run: Run) -> Formation:
     return probe(run, TEXT)
 
 
-def test_every_value_equals_that_of_the_checkpoint_opened_by_hand_to_the_bit(run: Run, found: Formation) -> None:
+def test_every_value_equals_that_of_the_checkpoint_opened_by_hand_to_the_bit(
+    run: Run, found: Formation
+) -> None:
     values = {(row["step"], row["measure"], row["where"]): row["value"] for row in found.rows()}
     assert found.steps == STEPS
     for step in STEPS:
