@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.attribution import Attribution, attribute
+    from glassformer.look.lens import Lens, lens
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -55,13 +57,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
-    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
-    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
-    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
-    "stream", "text_report", "train",
-    "training", "translate", "write_report",
+    "Attribution", "DataConfig", "Decoder", "Generation", "GlassformerError", "Lens", "Loaded", "ModelConfig",
+    "Network", "NetworkConfig", "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig",
+    "Tokenizer", "TokenizerConfig", "Trace", "Translation", "apply_temperature", "attribute", "checkup",
+    "classify", "embed", "fill", "from_pretrained", "generate", "judge_predictions", "judge_translations",
+    "lens", "load", "load_network", "load_recipe", "look", "open_table", "predict", "reliability_of",
+    "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score", "stream",
+    "text_report", "train", "training", "translate", "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -89,6 +91,8 @@ _ROOMS = {
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
+    "look.attribution": ["Attribution", "attribute"],
+    "look.lens": ["Lens", "lens"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

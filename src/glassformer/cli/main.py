@@ -32,6 +32,7 @@ _VERBS = {
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
     "bench": "Measure this machine, and training on it.",
+    "lens": "See what each layer of a model would say, and why one token rather than another.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",
 }
 _CLOSED_PIPE, _INTERRUPTED = 141, 130  # what a shell reports for SIGPIPE and SIGINT
