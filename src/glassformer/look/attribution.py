@@ -119,7 +119,8 @@ class Attribution:
         raise IndexError(index)
 
     def _named(self, name: str, part: Tensor, index: int) -> dict[str, Any]:
-        layer = {"layer": int(name.split(".")[1])} if name.split(".")[0] in _STACKS else {}
+        number = name.split(".")[1] if "." in name else ""
+        layer = {"layer": int(number)} if number.isdigit() else {}
         if not part.ndim:
             return {"component": name, **layer}
         if name.endswith(".mlp.post"):
@@ -136,9 +137,6 @@ class Attribution:
             "source": source,
             "source_token": word,
         }
-
-
-_STACKS = ("blocks", "encoder", "decoder")
 
 
 @torch.no_grad()

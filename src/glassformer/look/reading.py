@@ -52,8 +52,9 @@ class Reading:
     @classmethod
     def of(cls, model: Model, text: Text | Rows, *, target: Text | None = None) -> Reading:
         """Raises ModelError for a text that is empty or longer than the context, UsageError where the model
-        reads something else. An encoder's `<|mask|>` hides a token. An encoder-decoder reads the text and writes `target`; an end-of-text token stands
-        after its source and before its target, as in training, where the tokenizer has one."""
+        reads something else. In an encoder's text `<|mask|>` hides a token. An encoder-decoder reads the text and
+        writes `target`; an end-of-text token stands after its source and before its target, as in training, where
+        the tokenizer has one."""
         module = model.model if isinstance(model, Loaded) else model
         if isinstance(module, Predictor | Network):
             return _of_rows(module, text)
