@@ -177,12 +177,17 @@ def lens(
     said = trace["logits"][0]
     chosen = said.argmax(-1) if asked is None else torch.full_like(said[:, 0], asked, dtype=torch.long)
     streams = [trace[stage.place][0] for stage in through]
-    # Short texts are read several layers at a time, since the head's matrix costs more than they do.
-    rows = torch.arange(len(streams) * len(said), device=said.device)
-    parts = torch.split(rows, max(1, _CHUNK_LOGITS // said.shape[-1]))
-    columns = zip(*(_seen(scores, streams, part, said, chosen, top) for part in parts), strict=True)
+    # All layers of a position, then of the next: many rows share one pass over the head's matrix.
+    rows = torch.arange(len(said) * len(streams), device=said.device)
+    columns: list[Tensor] = []
+    for part in torch.split(rows, max(1, _CHUNK_LOGITS // said.shape[-1])):
+        told = _seen(scores, streams, part, said, chosen, top)
+        # Into memory taken once: kept as they are, they would lie between the logits and hold those pages too.
+        columns = columns or [each.new_empty(len(rows), *each.shape[1:]) for each in told]
+        for column, each in zip(columns, told, strict=True):
+            column[part] = each
     top_ids, top_probabilities, entropy, rank, probability, kl = (
-        torch.stack(torch.split(torch.cat(column), len(said))).cpu() for column in columns
+        torch.stack(torch.split(column, len(streams)), dim=1).cpu() for column in columns
     )
     return Lens(
         reading, tuple(through), tuple(chosen.tolist()), top_ids, top_probabilities, entropy, rank, probability,
@@ -235,21 +240,23 @@ def _seen(
     chosen: Int[Tensor, " position"],
     top: int,
 ) -> tuple[Tensor, ...]:
-    """What is told of some rows, counted through all positions of one layer and then of the next; `said` are the
+    """What is told of some rows, counted through all layers of one position and then of the next; `said` are the
     model's own logits."""
-    layers, places = rows // len(said), rows % len(said)
+    places, layers = rows // len(streams), rows % len(streams)
     x = torch.stack([streams[layer][at] for layer, at in zip(layers.tolist(), places.tolist(), strict=True)])
-    logits, at = readout(model, x), chosen[places, None]
+    logits, at, first = readout(model, x), chosen[places, None], int(places[0])
     wide = torch.promote_types(logits.dtype, torch.float32)
-    log_p, log_final = logits.to(wide).log_softmax(-1), said[places].to(wide).log_softmax(-1)
-    best = log_p.topk(min(top, logits.shape[-1]))
+    log_p, p = logits.log_softmax(-1, dtype=wide), logits.softmax(-1, dtype=wide)
+    final, log_final = (f(said[first : int(places[-1]) + 1], -1, dtype=wide)[places - first]
+                        for f in (torch.softmax, torch.log_softmax))  # fmt: skip
+    best = p.topk(min(top, logits.shape[-1]))
     return (
         best.indices,
-        best.values.exp(),
-        torch.special.entr(log_p.exp()).sum(-1),
+        best.values,
+        -torch.linalg.vecdot(p, log_p),
         (logits > logits.gather(-1, at)).sum(-1),
-        log_p.gather(-1, at)[:, 0].exp(),
-        (log_final.exp() * (log_final - log_p)).sum(-1).clamp(min=0),  # rounding can pass below 0
+        p.gather(-1, at)[:, 0],
+        torch.linalg.vecdot(final, log_final - log_p).clamp(min=0),  # rounding can pass below 0
     )
 
 
