@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.attribution import Attribution, attribute
     from glassformer.look.backward import BlockBackward, block_backward
     from glassformer.look.embedding import EmbeddingMap, embedding_map
     from glassformer.look.export import save_trace
+    from glassformer.look.lens import Lens, lens
     from glassformer.look.neuron import NeuronSheet, neuron
     from glassformer.look.positions import PositionView, positions
     from glassformer.look.sampling import SamplingView, sampling_view
@@ -63,12 +65,14 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Attribution",
     "BlockBackward",
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
     "Generation",
     "GlassformerError",
+    "Lens",
     "Loaded",
     "ModelConfig",
     "Network",
@@ -89,6 +93,7 @@ __all__ = [
     "Trace",
     "Translation",
     "apply_temperature",
+    "attribute",
     "block_backward",
     "checkup",
     "classify",
@@ -99,6 +104,7 @@ __all__ = [
     "generate",
     "judge_predictions",
     "judge_translations",
+    "lens",
     "load",
     "load_network",
     "load_recipe",
@@ -159,6 +165,8 @@ _ROOMS = {
     "look.sampling": ["SamplingView", "sampling_view"],
     "look.backward": ["BlockBackward", "block_backward"],
     "look.step_view": ["StepView", "step_view"],
+    "look.attribution": ["Attribution", "attribute"],
+    "look.lens": ["Lens", "lens"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

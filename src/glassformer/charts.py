@@ -250,6 +250,18 @@ def layers(*specs: Spec) -> Spec:
     return {key: value for key, value in specs[0].items() if key not in drawn} | {"layer": layer}
 
 
+def stacked(*specs: Spec) -> Spec:
+    """Charts one below the other, each with scales of its own; the look is that of the first."""
+    shared = ("$schema", "config")
+    parts = [{key: value for key, value in spec.items() if key not in shared} for spec in specs]
+    return {
+        **{key: copy.deepcopy(specs[0][key]) for key in shared},
+        "vconcat": parts,
+        "spacing": 28,
+        "resolve": {"scale": {"color": "independent"}},
+    }
+
+
 def save(spec: Spec, path: Path) -> None:
     """Write the chart as .json (the spec), .svg, .png (at twice its size) or .html (needs no network)."""
     kind = path.suffix.lower()

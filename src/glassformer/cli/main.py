@@ -35,6 +35,7 @@ _VERBS = {
     "bench": "Measure this machine, and training on it.",
     "view": "Look at one part: a neuron, the positions, the token vectors, the next token.",
     "step": "Show what one optimiser step on a text would change.",
+    "lens": "See what each layer of a model would say, and why one token rather than another.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",
 }
 _CLOSED_PIPE, _INTERRUPTED = 141, 130  # what a shell reports for SIGPIPE and SIGINT

@@ -30,6 +30,7 @@ from glassformer.model.places import See, find, names, unseen
 from glassformer.model.stacks import Encoder, EncoderDecoder
 from glassformer.model.transformer import Transformer
 from glassformer.text.tokenizer import Tokenizer
+from glassformer.use.fill import hide
 from glassformer.use.load import Loaded
 from glassformer.use.predict import Predictor, Rows, encoded
 
@@ -53,15 +54,19 @@ class Reading:
     @classmethod
     def of(cls, model: Model, text: Text | Rows, *, target: Text | None = None) -> Reading:
         """Raises ModelError for a text that is empty or longer than the context, UsageError where the model
-        reads something else. An encoder-decoder reads the text and writes `target`; an end-of-text token stands
-        after its source and before its target, as in training, where the tokenizer has one."""
+        reads something else. In an encoder's text `<|mask|>` hides a token. An encoder-decoder reads the text and
+        writes `target`; an end-of-text token stands after its source and before its target, as in training, where
+        the tokenizer has one."""
         module = model.model if isinstance(model, Loaded) else model
         if isinstance(module, Predictor | Network):
             return _of_rows(module, text)
         tokenizer = model.tokenizer if isinstance(model, Loaded) else None
         rows = [_ids(tokenizer, text)]
-        if isinstance(module, Encoder) and tokenizer is not None and isinstance(text, str | bytes):
-            rows = [torch.from_numpy(tokenizer.framed(rows[0][0].numpy()).astype(np.int64))[None]]
+        if isinstance(model, Loaded) and isinstance(module, Encoder) and isinstance(text, str | bytes):
+            ids = rows[0][0].numpy()
+            if isinstance(text, str) and model.tokenizer.mask is not None:  # `<|mask|>` hides a token
+                ids = model.tokenizer.encode(hide(model, text), allow_special=True)
+            rows = [torch.from_numpy(model.tokenizer.framed(ids).astype(np.int64))[None]]
         pair = isinstance(module, EncoderDecoder)
         if pair != (target is not None):
             raise UsageError(
@@ -128,11 +133,15 @@ class Reading:
         return self.words([int(i) for i in self.inputs[0][0]])
 
     def words(self, ids: Sequence[int]) -> list[str]:
-        """Tokens as text, those that are no text by their names."""
-        if self.tokenizer is None:
+        """Tokens as text, those that are no text by their names, or as numbers where only the model has them."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
             return [str(i) for i in ids]
-        special = {number: name for name, number in self.tokenizer.specials.items()}
-        return [special.get(int(i)) or self.tokenizer.decode([int(i)]) for i in ids]
+        special = {number: name for name, number in tokenizer.specials.items()}
+        return [
+            special.get(int(i)) or (tokenizer.decode([int(i)]) if i < tokenizer.vocab_size else f"<{int(i)}>")
+            for i in ids
+        ]
 
     def places(self) -> list[str]:
         """Every place of the model in the order of a pass."""

@@ -1,0 +1,95 @@
+"""`glassformer lens RUN "text"`: what each layer would say, and why one token rather than another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import glassformer as gf
+from glassformer import charts
+from glassformer.cli.model import Precision, open_model
+from glassformer.cli.terminal import document, facts, note, table
+from glassformer.errors import UsageError
+
+
+def lens(
+    model: Path,
+    text: str,
+    /,
+    *,
+    target: str | None = None,
+    token: str | None = None,
+    rather_than: str | None = None,
+    per: Literal["head", "layer", "neuron", "token"] | None = None,
+    position: int = -1,
+    half: bool = False,
+    top: int = 5,
+    out: Path | None = None,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Show what each layer would say if it were the last, and with --rather-than why one token wins.
+
+    Args:
+        model: A run, a folder with config.json, model.safetensors and tokenizer.json, or a .gguf file.
+        text: What the model reads.
+        target: What an encoder-decoder writes.
+        token: The token whose rank is shown, exactly one, with its space; left out, what the model says.
+        rather_than: Another token: which components make the model prefer the one to it.
+        per: With --rather-than: each head (the default), each layer, each neuron, or each token a head reads.
+        position: Which token to stand at, from 0, or from the end: -1 is the last.
+        half: Also between attention and feed-forward.
+        top: Show so many of each layer's likeliest tokens.
+        out: Save the chart here: .html, .svg, .png or .json.
+        precision: bf16 is faster and differs in the third digit.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
+        threads: Threads to compute with; as many as there are cores.
+        json: One JSON document instead of tables: every layer, and position.
+    """
+    if per is not None and rather_than is None:
+        raise UsageError("--per has no effect without --rather-than.", do="Give both, or neither.")
+    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    found = gf.lens(loaded, text, target=target, token=token, half=half, top=top)
+    rows = found.rows(position)
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    why = (
+        None
+        if rather_than is None
+        else gf.attribute(
+            loaded, text, token, rather_than, position=position, target=target, per=per or "head"
+        )
+    )
+    if out is not None:
+        charts.save(found.chart() if why is None else charts.stacked(found.chart(), why.chart()), out)
+        note(f"The chart is in {out}.")
+    if json:
+        document({**found.to_dict(), "attribution": None if why is None else why.to_dict()})
+        return
+    facts(
+        {name: rows[0][name] if name == "position" else repr(rows[0][name]) for name in ("position", "token")}
+    )
+    table(
+        [
+            {
+                "layer": row["stage"] if half else row["layer"],
+                f"rank of {row['chosen']!r}": row["rank"],
+                "probability": row["probability"],
+                "kl": row["kl"],
+                "entropy": row["entropy"],
+                "would say": "  ".join(f"{one['token']!r} {one['probability']:.3f}" for one in row["top"]),
+            }
+            for row in rows
+        ]
+    )
+    if why is not None:
+        word, other = why.words
+        table(
+            [
+                {f"why {word!r} rather than {other!r}": row["component"], "adds": row["value"]}
+                for row in why.rows()
+            ]
+        )
+        facts({"sum": why.total, "logit difference": why.logit, "remainder": why.remainder})
