@@ -46,7 +46,7 @@ def blame(
         return _integrated(loaded, text, target, out=out, json=json, unused={"by": by, "check": check})
     found = gf.blame(loaded, text, target=target, check=check)
     if out is not None:
-        charts.save(found.chart(by), out)
+        charts.save(found.chart(by, top), out)
         note(f"The chart is in {out}.")
     shown = [by] if by else list(RANKINGS)
     if json:
@@ -106,5 +106,10 @@ def _integrated(
 
 
 def _visible(row: dict[str, object]) -> dict[str, object]:
-    """Tokens in quotes, so that spaces and line ends can be seen."""
-    return {name: repr(value) if name == "token" else value for name, value in row.items()}
+    """Tokens in quotes, so that spaces and line ends can be seen; numbers that count places as names, so that a column
+    of zeros stays."""
+    counts = ("position", "row", "layer", "head", "neuron")
+    return {
+        name: repr(value) if name == "token" else f"{value:>4}" if name in counts else value
+        for name, value in row.items()
+    }

@@ -136,15 +136,14 @@ class Blame:
             rows = [{**row, "name": _bar(row)} for row in self.rows()]
             title = f"Loss of each {self.per_token.what}: {self.loss:.3f} nats on average"
             return charts.bars(rows, "name", "loss", title=title, value_title="loss (nats)")
-        if by == "weights":
-            return _parts_chart(ranking.blame_of_parts(self.weights))
-        rows = self.by(by, None if by == "heads" else top)
+        parts = by == "weights"
+        rows = ranking.blame_of_parts(self.weights) if parts else self.by(by, None if by == "heads" else top)
         if not rows:
             raise UsageError(
                 f"There is no blame by {by}.", do="Leave places out, or name those it comes from."
             )
-        if by == "heads":
-            return _heads_chart(rows)
+        if by in ("weights", "heads"):
+            return _parts_chart(rows) if parts else _heads_chart(rows)
         value = "gradient" if by == "places" else "if_zero"
         titles = {
             "gradient": "|gradient|",
@@ -308,8 +307,8 @@ def _parts_chart(rows: list[Row]) -> charts.Spec:
     parts = list(dict.fromkeys(row["part"] for row in rows))
     cells = [
         {
-            "x": parts.index(row["part"]),
-            "y": layers.index((row["stack"], row["layer"])),
+            "part": parts.index(row["part"]),
+            "layer": layers.index((row["stack"], row["layer"])),
             "gradient": row["gradient"],
             "words": f"{row['gradient']:.2g}",
         }
@@ -317,7 +316,7 @@ def _parts_chart(rows: list[Row]) -> charts.Spec:
     ]
     names = [f"{stack} {layer}" for stack, layer in layers]
     return charts.heatmap(
-        cells, "x", "y", "gradient", labels=parts, y_labels=names, words="words", x_title="", y_title="",
+        cells, "part", "layer", "gradient", labels=parts, y_labels=names, words="words",
         title="Blame by layer: |gradient| of its weights", value_title="|gradient|",
         size=(110 * len(parts), 26 * len(layers)),
     )  # fmt: skip
@@ -330,12 +329,12 @@ def _heads_chart(rows: list[Row]) -> charts.Spec:
     layers = sorted({kind(row) for row in rows}, key=lambda one: (one[0] != "encoder", one[2], one[1]))
     cells = [
         {"head": row["head"], "layer": layers.index(kind(row)), "if_zero": row["if_zero"],
-         "words": f"{row['if_zero']:.1g}"}
+         "words": f"{row['if_zero']:.2g}"}
         for row in rows
     ]  # fmt: skip
     names = [" ".join(str(part) for part in one if part != "") for one in layers]
     return charts.heatmap(
-        cells, "head", "layer", "if_zero", y_labels=names, y_title="", diverging=True, words="words",
+        cells, "head", "layer", "if_zero", y_labels=names, diverging=True, words="words",
         title="Blame by head: change of the loss were it silent", value_title="nats",
-        size=(48 * (1 + max(row["head"] for row in rows)), 26 * len(layers)),
+        size=(56 * (1 + max(row["head"] for row in rows)), 26 * len(layers)),
     )  # fmt: skip

@@ -181,7 +181,8 @@ def _of_network(model: Any, reading: Reading, target: Any, tokens: Sequence[int]
             targets = targets[:, None]
         if targets.shape != (len(inputs), width):
             raise UsageError(
-                f"A target of shape {list(targets.shape[1:])}.", expected=f"{width} numbers a row."
+                f"A row's target has shape {list(targets.shape[1:])}.",
+                expected=f"Expected {width} numbers for each row.",
             )
         if columns is not None and columns.kind == "numbers":  # the network's loss is in standard units
             targets = (targets - torch.tensor(columns.target_mean)) / torch.tensor(columns.target_scale)

@@ -91,7 +91,7 @@ def rank_places(gradients: Tensors, values: Tensors) -> list[Row]:
                 "place": place,
                 "gradient": _norm(gradient),
                 "largest": float(gradient.abs().max()) if gradient.numel() else 0.0,
-                "if_zero": -float((gradient[kept].double() * value[kept].double()).sum()),
+                "if_zero": 0 - float((gradient[kept].double() * value[kept].double()).sum()),
             }
         )
     return rows
@@ -154,7 +154,7 @@ def _where(place: str) -> Row:
 def _summed(g: Tensor, y: Tensor, axes: tuple[int, ...]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """|g| and -sum g y over some axes, in float64."""
     g, y = g.double(), y.double()
-    return g.square().sum(axes).sqrt().cpu(), -(g * y).sum(axes).cpu()
+    return g.square().sum(axes).sqrt().cpu(), (0 - (g * y).sum(axes)).cpu()
 
 
 def _norm(x: Tensor) -> float:
