@@ -162,7 +162,7 @@ class Blame:
     def __repr__(self) -> str:
         return (
             f"Blame({self.loss:.4f} nats a {self.per_token.what}, {len(self.places)} places, "
-            f"{len(self.weights)} weights{', ' + self.check.verdict if self.check else ''})"
+            f"{len(self.weights)} weight tensors{', ' + self.check.verdict if self.check else ''})"
         )
 
 
