@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
     from glassformer.look.attribution import Attribution, attribute
     from glassformer.look.backward import BlockBackward, block_backward
+    from glassformer.look.blame import Blame, blame
     from glassformer.look.embedding import EmbeddingMap, embedding_map
     from glassformer.look.export import save_trace
+    from glassformer.look.integrated import Integrated, integrated_gradients
     from glassformer.look.lens import Lens, lens
     from glassformer.look.neuron import NeuronSheet, neuron
     from glassformer.look.positions import PositionView, positions
@@ -66,12 +68,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attribution",
+    "Blame",
     "BlockBackward",
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
     "Generation",
     "GlassformerError",
+    "Integrated",
     "Lens",
     "Loaded",
     "ModelConfig",
@@ -94,6 +98,7 @@ __all__ = [
     "Translation",
     "apply_temperature",
     "attribute",
+    "blame",
     "block_backward",
     "checkup",
     "classify",
@@ -102,6 +107,7 @@ __all__ = [
     "fill",
     "from_pretrained",
     "generate",
+    "integrated_gradients",
     "judge_predictions",
     "judge_translations",
     "lens",
@@ -167,6 +173,8 @@ _ROOMS = {
     "look.step_view": ["StepView", "step_view"],
     "look.attribution": ["Attribution", "attribute"],
     "look.lens": ["Lens", "lens"],
+    "look.blame": ["Blame", "blame"],
+    "look.integrated": ["Integrated", "integrated_gradients"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

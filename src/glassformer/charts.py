@@ -159,20 +159,23 @@ def heatmap(
         }
         for axis, name, words in (("x", x, x_title), ("y", y, y_title))
     }
+    finite = [row[value] for row in rows if _finite(row.get(value)) is not None]
+    low, high = min(finite, default=0), max(finite, default=0)
+    most = max(-low, high) or 1.0  # equally far to both sides, so that colours compare
+    around = {"scheme": "blueorange", "domain": [-most, most]}
     encoding["color"] = {
         "field": value,
         "type": "quantitative",
-        "scale": {"scheme": "blueorange", "domainMid": 0} if diverging else {"scheme": "viridis"},
+        "scale": around if diverging else {"scheme": "viridis"},
         "legend": {"title": value_title or _words(value), "orient": "right", "direction": "vertical"},
     }
     box = (size, size) if isinstance(size, int) else size
     cells = _chart(rows, (x, y, value, words), {"type": "rect"}, encoding, title, box)
     if words is None:
         return cells
-    finite = [row[value] for row in rows if _finite(row.get(value)) is not None]
-    low, high = min(finite, default=0), max(finite, default=0)
-    dark = f"datum['{value}'] < {(low + high) / 2}"  # viridis begins dark
-    ink = {"condition": {"test": dark, "value": "white"}, "value": _INK} if not diverging else {"value": _INK}
+    dark = f"datum['{value}'] < {(low + high) / 2}"  # viridis begins dark, blueorange is so at both ends
+    dark = f"abs(datum['{value}']) > {0.7 * most}" if diverging else dark
+    ink = {"condition": {"test": dark, "value": "white"}, "value": _INK}
     text = {**encoding, "color": ink, "text": {"field": words, "type": "nominal"}}
     return layers(
         cells, _chart(rows, (x, y, value, words), {"type": "text", "fontSize": 10}, text, None, box)

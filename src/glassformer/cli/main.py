@@ -29,6 +29,7 @@ _VERBS = {
     "calibrate": "Ask a plain network: says 70%, right 70%?",
     "look": "Look into one pass of a model: every number by its name.",
     "score": "Measure how well a model predicts a text.",
+    "blame": "Show whose fault the loss is: gradients of tokens, weights, heads and neurons, ranked.",
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
