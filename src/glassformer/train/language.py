@@ -9,7 +9,7 @@ from torch import nn
 
 from glassformer.errors import TokenizerError
 from glassformer.files import cache_folder
-from glassformer.look.heads import attention_rows
+from glassformer.look.attention import attention_rows
 from glassformer.text.batches import NO_LOSS, Batch, Batches, validation_batches
 from glassformer.text.shards import prepare
 from glassformer.train.recipe import Recipe

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from glassformer.files import cache_folder
-from glassformer.look.heads import attention_rows
+from glassformer.look.attention import attention_rows
 from glassformer.model import count
 from glassformer.seeds import generator
 from glassformer.text.batches import NO_LOSS, Batches, validation_batches

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from glassformer.files import cache_folder
-from glassformer.look.heads import cross_attention_rows
+from glassformer.look.attention import cross_attention_rows
 from glassformer.text.batches import NO_LOSS
 from glassformer.text.pair_batches import PairBatch, PairBatches, pair_validation_batches
 from glassformer.text.pairs import prepare_pairs
