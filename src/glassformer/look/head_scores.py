@@ -140,9 +140,9 @@ def diagonal(pattern: Pattern, kind: str) -> PerHead:
 
 def entropy(pattern: Pattern, kind: str) -> PerHead:
     queries, keys = pattern.shape[-2:]
-    choices = torch.full((queries,), keys, device=pattern.device)
+    choices = torch.full_like(pattern[0, 0, :, 0], keys)
     if kind == "causal":
-        choices = torch.arange(1, queries + 1, device=pattern.device)
+        choices = torch.arange(1, queries + 1).to(choices)
     share: Tensor = torch.special.entr(pattern).sum(-1) / choices.log()
     return share[..., _first(kind) :].mean(-1)
 

@@ -69,6 +69,10 @@ class Heads:
             return "repeated tokens"
         return "random tokens" if score not in READ or self.tokens is None else "the text"
 
+    def named(self, measured_on: str) -> str | None:
+        """The scores that come from there, in words; None where none does."""
+        return ", ".join(name for name in self.names() if self.measured_on(name) == measured_on) or None
+
     def rows(self) -> list[dict[str, Any]]:
         """One for each head; a score that makes no sense of it, or of so short a text, is None."""
         return [
