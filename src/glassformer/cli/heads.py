@@ -10,6 +10,9 @@ from glassformer.cli.model import Precision, open_model
 from glassformer.cli.terminal import document, facts, note, table
 
 
+_IN_NAME = ("attention", "layer", "head")
+
+
 def heads(
     model: Path,
     text: str | None = None,
@@ -53,8 +56,7 @@ def heads(
     if json:
         document(found.to_dict())
         return
-    hidden = ("layer", "head", "attention")  # the name says it
-    table([{name: value for name, value in row.items() if name not in hidden} for row in ranked])
+    table([{key: _short(value) for key, value in row.items() if key not in _IN_NAME} for row in ranked])
     facts(
         {
             f"loss on {found.length} random tokens": found.first_half,
@@ -64,3 +66,8 @@ def heads(
             "from the text": found.named("the text"),
         }
     )
+
+
+def _short(value: object) -> object:
+    """A score to three digits after the point, so that columns of small numbers can be read."""
+    return round(value, 3) if isinstance(value, float) else value

@@ -118,7 +118,7 @@ class Heads:
         lines = list(dict.fromkeys(place[:2] for place in self._each() if by in self.scores[place[0]]))
         cells = [
             {"head": row["head"], "layer": lines.index((row["attention"], row["layer"])), by: row[by]}
-            | {"words": "" if row[by] is None else f"{row[by]:.2f}"}
+            | {"words": f"{row[by]:.2f}" if row[by] is not None and row[by] >= 0.005 else ""}
             for row in self.rows()
             if (row["attention"], row["layer"]) in lines
         ]
