@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from glassformer.look.blame import Blame, blame
     from glassformer.look.embedding import EmbeddingMap, embedding_map
     from glassformer.look.export import save_trace
+    from glassformer.look.heads import Heads, heads
     from glassformer.look.integrated import Integrated, integrated_gradients
     from glassformer.look.lens import Lens, lens
     from glassformer.look.neuron import NeuronSheet, neuron
@@ -75,6 +76,7 @@ __all__ = [
     "EmbeddingMap",
     "Generation",
     "GlassformerError",
+    "Heads",
     "Integrated",
     "Lens",
     "Loaded",
@@ -107,6 +109,7 @@ __all__ = [
     "fill",
     "from_pretrained",
     "generate",
+    "heads",
     "integrated_gradients",
     "judge_predictions",
     "judge_translations",
@@ -164,6 +167,7 @@ _ROOMS = {
     "use.translate": ["Translation", "translate"],
     "look.export": ["save_trace"],
     "look.summary": ["Summary", "summary"],
+    "look.heads": ["Heads", "heads"],
     "look.trace": ["Trace", "look"],
     "look.embedding": ["EmbeddingMap", "embedding_map"],
     "look.neuron": ["NeuronSheet", "neuron"],

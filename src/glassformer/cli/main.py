@@ -30,6 +30,7 @@ _VERBS = {
     "look": "Look into one pass of a model: every number by its name.",
     "score": "Measure how well a model predicts a text.",
     "blame": "Show whose fault the loss is: gradients of tokens, weights, heads and neurons, ranked.",
+    "heads": "Score every attention head: induction, previous token, sink, ...",
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
