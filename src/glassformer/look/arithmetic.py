@@ -12,7 +12,7 @@ A sum shows its largest terms; the others are added up by themselves, not taken 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,10 @@ Pieces = tuple[Piece, ...]
 
 _SHOWN = 3
 _ENTRIES = 6
+
+
+class Precise(float):
+    """A number that is printed with twelve decimals, for a difference far smaller than it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ def digits(number: float) -> str:
     """Four digits that count: 0.01235, 12.35, 1.235e-07; whole numbers as they are."""
     if isinstance(number, int):
         return str(number)
+    if isinstance(number, Precise):
+        return f"{number:.12f}"
     if number == 0 or not math.isfinite(number):
         return "0" if number == 0 else str(number).replace("inf", "∞")
     size = math.floor(math.log10(abs(number)))
@@ -105,7 +111,7 @@ def sum_of_products(
     *,
     plus: float | None = None,
     shown: int = _SHOWN,
-    names: Sequence[str] | None = None,
+    names: Callable[[int], str] | None = None,
 ) -> Line:
     """left = Σ a_i × b_i [+ plus], by the largest terms."""
     products = a.double() * b.double()
@@ -123,7 +129,7 @@ def plain_sum(
     *,
     plus: float | None = None,
     shown: int = _SHOWN,
-    names: Sequence[str] | None = None,
+    names: Callable[[int], str] | None = None,
 ) -> Line:
     """left = Σ terms [+ plus], by the largest."""
     order = _largest(terms, shown)
@@ -145,7 +151,7 @@ def mean_of(left: str, x: Float[Tensor, "term"], value: float, *, squares: bool 
 
 
 def softmax_lines(
-    names: Sequence[str],
+    names: Callable[[int], str],
     scores: Float[Tensor, "score"],
     shares: Float[Tensor, "score"],
     *,
@@ -162,7 +168,7 @@ def softmax_lines(
     s = float(powers.sum())
     lines = [Line("S", (*total, *_rest(powers, order)), s)]
     for i in [*order, *(i for i in also if i not in order)]:
-        lines.append(Line(names[i], ("e^(", float(scores[i]), " - ", most, ") / ", s), float(shares[i])))
+        lines.append(Line(names(i), ("e^(", float(scores[i]), " - ", most, ") / ", s), float(shares[i])))
     return lines
 
 
@@ -222,7 +228,7 @@ def _plus(number: float | None) -> Pieces:
     return () if number is None else (" + ", number)
 
 
-def _which(order: Sequence[int], count: int, names: Sequence[str] | None) -> str:
+def _which(order: Sequence[int], count: int, names: Callable[[int], str] | None) -> str:
     if names is not None:
-        return "of " + ", ".join(names[i] for i in order)
+        return "of " + ", ".join(names(i) for i in order)
     return f"entries {', '.join(map(str, order))} of {count:,}"

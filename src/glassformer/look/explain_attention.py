@@ -232,7 +232,7 @@ def _shares(head: _Head) -> Step:
         "Every score is put into the exponential function and divided by the sum S over all keys: shares that are "
         f"positive and sum to 1 (softmax).{every}",
         "pattern = e^(score - largest) / S,  S = Σ e^(score - largest)",
-        [*softmax_lines(names, scores[open_], head.pattern[open_])],
+        [*softmax_lines(names.__getitem__, scores[open_], head.pattern[open_])],
         [_explicit('see("pattern"')],
         "pattern",
     )
@@ -250,7 +250,7 @@ def _blend(head: _Head) -> Step:
         "The values of all tokens are mixed, each by its share.",
         "z = Σ_key pattern × v",
         [
-            sum_of_products(f"z[{s}]", head.pattern[read], values[read], float(z[s]), names=names),
+            sum_of_products(f"z[{s}]", head.pattern[read], values[read], float(z[s]), names=names.__getitem__),
             Vector.of("z", z),
         ],
         [_explicit("dropout(pattern")],
@@ -276,7 +276,7 @@ def _together(head: _Head) -> Step:
         "result = W_o[head] z,  attn_out = Σ_head result" + (" + b" if plus is not None else ""),
         (
             sum_of_products(f"result[{j}] of head {head.head}", row, z, float(shares[head.head])),
-            plain_sum(f"{head.attn}_out[{j}]", shares, seen.at(out), plus=plus, names=names),
+            plain_sum(f"{head.attn}_out[{j}]", shares, seen.at(out), plus=plus, names=names.__getitem__),
         ),
         (line_of("model/attention.py", "Attention.forward", "self.out(z"),),
         out,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glassformer.look.arithmetic import FORMULAS, Line, Vector, activated, sum_of_products
-from glassformer.look.explain_seen import Seen, Step, bias_at
+from glassformer.look.explain_seen import Seen, Step, bias_at, weight_at
 from glassformer.look.source import Source, line_of
 
 
@@ -50,17 +50,16 @@ def feedforward(seen: Seen, stream: str) -> Iterator[Step]:
         seen.block("mlp.post"),
     )  # fmt: skip
     neurons, out = seen.here(seen.block("mlp.post")), seen.here(seen.block("mlp_out"))
-    names = [f"neuron {each}" for each in range(width)]
-    plus = bias_at(mlp.down.bias, j)
+    plus, written = bias_at(mlp.down.bias, j), weight_at(mlp.down.weight, j, n)
     yield Step(
         section,
         "The neurons write",
-        f"Each neuron writes its own vector, as strongly as it fired. Neuron {n} writes "
-        f"{post:.4g} × {float(mlp.down.weight.detach()[j, n]):.4g} into entry {j}.",
+        f"Each neuron has a vector that it writes, as strongly as it fired. All of them sum up.",
         "mlp_out = W_down post" + (" + b" if plus is not None else ""),
         (
+            Line(f"neuron {n} into entry {j}", (post, " × ", written), post * written),
             sum_of_products(f"mlp_out[{j}]", neurons, mlp.down.weight.detach()[j], float(out[j]), plus=plus,
-                            names=names),
+                            names=lambda i: f"neuron {i}"),
             Vector.of("mlp_out", out),
         ),
         (_forward("self.down("),),

@@ -61,8 +61,8 @@ class Seen:
     neuron: int | None
     entry: int
     """Which entry of the residual stream is followed all the way."""
-    answer: int
-    """The token that should be predicted (of a classifier the class)."""
+    answer: int | None
+    """The token that should be predicted (of a classifier the class, None where none is given)."""
 
     def __call__(self, place: str) -> Tensor:
         """A place's tensor, of the one row there is."""
