@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.explain import explain
+    from glassformer.look.explanation import Explanation
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -55,13 +57,54 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
-    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
-    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
-    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
-    "stream", "text_report", "train",
-    "training", "translate", "write_report",
+    "DataConfig",
+    "Decoder",
+    "Explanation",
+    "Generation",
+    "GlassformerError",
+    "Loaded",
+    "ModelConfig",
+    "Network",
+    "NetworkConfig",
+    "Predictor",
+    "Recipe",
+    "Reliability",
+    "Run",
+    "Score",
+    "TableConfig",
+    "Tokenizer",
+    "TokenizerConfig",
+    "Trace",
+    "Translation",
+    "apply_temperature",
+    "checkup",
+    "classify",
+    "embed",
+    "explain",
+    "fill",
+    "from_pretrained",
+    "generate",
+    "judge_predictions",
+    "judge_translations",
+    "load",
+    "load_network",
+    "load_recipe",
+    "look",
+    "open_table",
+    "predict",
+    "reliability_of",
+    "save_gguf",
+    "save_model",
+    "save_network",
+    "save_predictions",
+    "save_pretrained",
+    "score",
+    "stream",
+    "text_report",
+    "train",
+    "training",
+    "translate",
+    "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -89,6 +132,8 @@ _ROOMS = {
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
+    "look.explain": ["explain"],
+    "look.explanation": ["Explanation"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

@@ -32,6 +32,7 @@ _VERBS = {
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
     "bench": "Measure this machine, and training on it.",
+    "explain": "Explain one prediction from text to update, with the model's own numbers.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",
 }
 _CLOSED_PIPE, _INTERRUPTED = 141, 130  # what a shell reports for SIGPIPE and SIGINT

@@ -1,4 +1,4 @@
-"""Arithmetic with the numbers put in: `z = 0.8120 × 1.204 + (-0.5510) × 0.9101 + (the other 62 terms: 0.1003) = 0.5765`.
+"""Arithmetic with the numbers put in: `z = 0.8120 × 1.204 + (-0.5510) × 0.9101 + (the other 62 terms: 0.1003)`.
 
 A line keeps its numbers as numbers, at full precision; what is printed is made from them, at four digits. So a line
 can be computed again, by a reader from the print or by a test from the numbers. Signs in a line:
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from jaxtyping import Float
@@ -32,6 +33,10 @@ _ENTRIES = 6
 
 class Precise(float):
     """A number that is printed with twelve decimals, for a difference far smaller than it."""
+
+
+class Given(float):
+    """A number somebody wrote down, an epsilon or a rate: printed as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +62,20 @@ class Line:
             text += f"({digits(piece)})" if piece < 0 and operand else digits(piece)
         return text
 
-    def text(self) -> str:
+    @property
+    def right_text(self) -> str:
+        """What stands after the first `=`."""
         shown = digits(self.value)
-        return f"{self.left} = {shown}" if self.numbers == shown else f"{self.left} = {self.numbers} = {shown}"
+        return shown if self.numbers == shown else f"{self.numbers} = {shown}"
 
     def to_dict(self) -> dict[str, Any]:
         note = {"note": self.note} if self.note else {}
-        return {"name": self.left, "numbers": self.numbers, "value": self.value, "pieces": list(self.right)} | note
+        return {
+            "name": self.left,
+            "numbers": self.numbers,
+            "value": self.value,
+            "pieces": list(self.right),
+        } | note
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +96,9 @@ class Vector:
         entries = ", ".join(digits(entry) for entry in self.entries)
         return f"({entries}{', ...' if self.count > len(self.entries) else ''})"
 
-    def text(self) -> str:
-        return f"{self.left} = {self.numbers}   {self.count} entries"
+    @property
+    def right_text(self) -> str:
+        return f"{self.numbers}, {self.count:,} entries"
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.left, "entries": list(self.entries), "count": self.count}
@@ -97,6 +110,8 @@ def digits(number: float) -> str:
         return str(number)
     if isinstance(number, Precise):
         return f"{number:.12f}"
+    if isinstance(number, Given):
+        return f"{Decimal(repr(float(number))).normalize():f}"
     if number == 0 or not math.isfinite(number):
         return "0" if number == 0 else str(number).replace("inf", "∞")
     size = math.floor(math.log10(abs(number)))
@@ -119,7 +134,9 @@ def sum_of_products(
     right: list[Piece] = []
     for i in order:
         right += [" + " if right else "", float(a[i]), " × ", float(b[i])]
-    return Line(left, (*right, *_rest(products, order), *_plus(plus)), value, _which(order, len(products), names))
+    return Line(
+        left, (*right, *_rest(products, order), *_plus(plus)), value, _which(order, len(products), names)
+    )
 
 
 def plain_sum(

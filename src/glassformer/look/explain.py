@@ -12,17 +12,16 @@ line of our code that computes it, found when asked. What a line shows can be co
 
 from __future__ import annotations
 
-import textwrap
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
-from glassformer.look.arithmetic import Line
 from glassformer.look.explain_answer import answer_steps
 from glassformer.look.explain_attention import attention
 from glassformer.look.explain_feedforward import feedforward
@@ -31,6 +30,7 @@ from glassformer.look.explain_gradient import differentiate, first_error, throug
 from glassformer.look.explain_network import network_row, network_steps
 from glassformer.look.explain_seen import Seen, Step, quoted
 from glassformer.look.explain_stream import beginning, norm_step, other_blocks, residual
+from glassformer.look.explanation import Explanation
 from glassformer.look.heads import concentration
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.trace import Recorder
@@ -41,77 +41,6 @@ from glassformer.use.load import Loaded
 from glassformer.use.predict import Predictor, Rows
 
 _RATE = 0.1
-
-
-class Row(NamedTuple):
-    """A line of the print, and what kind it is, for whoever colours it."""
-
-    kind: str
-    """section, title, sentence, formula, numbers, note, source or empty."""
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The steps, in order, and what was chosen to be shown."""
-
-    steps: tuple[Step, ...]
-    choices: dict[str, Any]
-    """layer, head, position, neuron, entry, the answer and the weight."""
-
-    def __iter__(self) -> Iterator[Step]:
-        return iter(self.steps)
-
-    def __getitem__(self, title: str) -> Step:
-        """The first step of this title."""
-        for step in self.steps:
-            if step.title == title:
-                return step
-        raise UsageError(f"There is no step {title!r}.", expected="; ".join(dict.fromkeys(s.title for s in self.steps)))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row for each line of numbers."""
-        return [
-            {
-                "step": number,
-                "title": step.title,
-                "name": line.left,
-                "numbers": line.numbers,
-                "value": line.value if isinstance(line, Line) else None,
-                "place": step.place,
-                "source": str(step.sources[0]),
-            }
-            for number, step in enumerate(self.steps, start=1)
-            for line in step.lines
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"choices": self.choices, "steps": [step.to_dict() for step in self.steps]}
-
-    def text(self, width: int = 100) -> str:
-        """All of it, to be read."""
-        return "\n".join(row.text for row in self.printed(width)) + "\n"
-
-    def printed(self, width: int = 100) -> Iterator[Row]:
-        """The same, line by line with the kind of each."""
-        section = ""
-        for number, step in enumerate(self.steps, start=1):
-            if step.section != section:
-                section = step.section
-                if number > 1:
-                    yield Row("empty", "")
-                yield Row("section", f"── {section} ".ljust(width, "─"))
-            yield Row("empty", "")
-            yield Row("title", f"{number:2}  {step.title}")
-            for text in textwrap.wrap(step.sentence, width - 4):
-                yield Row("sentence", f"    {text}")
-            for text in textwrap.wrap(step.formula, width - 6, break_on_hyphens=False):
-                yield Row("formula", f"      {text}")
-            for line in step.lines:
-                yield from _numbers(line.text(), line.note, width)
-            for source in step.sources:
-                code = f"    {str(source):<28} {source.code}"
-                yield Row("source", code if len(code) <= width else f"{code[: width - 1]}…")
 
 
 def explain(
@@ -147,7 +76,9 @@ def explain(
             raise UsageError("A plain network has no heads.", do="Leave head out.")
         columns = module.columns if isinstance(module, Predictor) else None
         row = network_row(Reading.of(model, text), columns, position or 0, layer, neuron, target)
-        return Explanation(tuple(network_steps(row, weight, rate)), {"layer": layer, "neuron": neuron})
+        choices = {"layer": layer, "neuron": neuron, "row": position or 0}
+        about = f"What does the network make of row {position or 0}?"
+        return Explanation(tuple(network_steps(row, weight, rate)), choices, about)
     reading, position, answer = _question(model, text, position, target)
     seen = _seen(reading, layer, head, position, neuron, answer)
     name, index = chosen_weight(reading, weight or _default_weight(seen))
@@ -160,7 +91,32 @@ def explain(
         "position": position, "neuron": seen.neuron, "entry": seen.entry, "answer": answer,
         "weight": f"{name}[{', '.join(map(str, index))}]", "rate": rate,
     }  # fmt: skip
-    return Explanation(tuple(steps), choices)
+    return Explanation(tuple(steps), choices, _about(seen))
+
+
+def _about(seen: Seen) -> str:
+    """The question in a sentence."""
+    words = seen.reading.tokens
+    head = ", ".join(
+        f"{'cross-attention ' if a == 'cross_attn' else ''}head {h}" for a, h in seen.heads.items()
+    )
+    shown = f"Shown in full: block {seen.layer}, {head}" + (
+        "" if seen.neuron is None else f", neuron {seen.neuron}"
+    )
+    joint = "" if seen.reading.tokenizer else " "
+    if seen.config.head == "classes":
+        question = f"Which class is {json.dumps(joint.join(words), ensure_ascii=False)}?"
+    elif seen.config.kind == "encoder":
+        question = f"What stands at {seen.position} in {json.dumps(joint.join(words), ensure_ascii=False)}?"
+    else:
+        read = json.dumps(joint.join(words[: seen.position + 1]), ensure_ascii=False)
+        question = f"What follows {read}?"
+    right = (
+        ""
+        if seen.answer is None or seen.config.head == "classes"
+        else f" Right is {seen.quoted(seen.answer)}."
+    )
+    return f"{question}{right} {shown}, and entry {seen.entry} of the stream."
 
 
 def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple[Reading, int, int | None]:
@@ -171,11 +127,13 @@ def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple
         target = None
     elif isinstance(module, Encoder):
         if isinstance(model, Loaded) and isinstance(text, str) and model.tokenizer.mask is not None:
-            ids = model.tokenizer.encode(hide(model, text), allow_special=True)
-            text = model.tokenizer.framed(ids).astype(np.int64).tolist()
+            encoded = model.tokenizer.encode(hide(model, text), allow_special=True)
+            text = model.tokenizer.framed(encoded).astype(np.int64).tolist()
         reading = _one(Reading.of(model, text))
         if module.config.head == "none":
-            raise ModelError("This encoder gives vectors, no scores.", expected="explain needs a head for an answer.")
+            raise ModelError(
+                "This encoder gives vectors, no scores.", expected="explain needs a head for an answer."
+            )
         return _of_encoder(model, reading, position, target)
     else:
         reading = _one(Reading.of(model, text))
@@ -198,7 +156,9 @@ def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple
     return reading, at, ids[at + 1]
 
 
-def _of_encoder(model: Any, reading: Reading, position: int | None, target: Any) -> tuple[Reading, int, int | None]:
+def _of_encoder(
+    model: Any, reading: Reading, position: int | None, target: Any
+) -> tuple[Reading, int, int | None]:
     ids, tokenizer = reading.ids, reading.tokenizer
     hidden = [at for at, i in enumerate(ids) if tokenizer is not None and i == tokenizer.mask]
     at = hidden[0] if position is None and hidden else _within(position, len(ids), "position")
@@ -210,7 +170,9 @@ def _of_encoder(model: Any, reading: Reading, position: int | None, target: Any)
         return reading, at, None
     found = names.index(target) if target in names else target
     if not isinstance(found, int) or not 0 <= found < reading.model.config.num_classes:
-        raise UsageError(f"There is no class {target!r}.", expected=f"One of {', '.join(names)}." if names else "")
+        raise UsageError(
+            f"There is no class {target!r}.", expected=f"One of {', '.join(names)}." if names else ""
+        )
     return reading, at, found
 
 
@@ -262,7 +224,9 @@ def _seen(reading: Reading, layer: int, head: int | None, position: int, neuron:
     with torch.no_grad():
         output = reading.run(recorder)
     if not output.isfinite().all():
-        raise ModelError("The model's outputs are not finite.", do="Look where that begins: gf.look(model, text, '*').")
+        raise ModelError(
+            "The model's outputs are not finite.", do="Look where that begins: gf.look(model, text, '*')."
+        )
     heads = {}
     for attn in ("attn", "cross_attn"):
         pattern = recorder.seen.get(f"{stack}.{layer}.{attn}.pattern")
@@ -314,7 +278,7 @@ def _forward(seen: Seen, classes: Sequence[str]) -> Iterator[Step]:
         section = f"{what}cross-attention, head {seen.heads['cross_attn']}"
         if block.pre:
             yield norm_step(seen, section, "The vector is brought to one size", block.norm_cross,
-                            seen.here(seen.block("resid_mid")), seen.block("ln_cross"))  # fmt: skip
+                            seen.here(seen.block("resid_mid")), seen.block("ln_cross"), again=True)  # fmt: skip
         yield from attention(seen, "cross_attn")
         yield from residual(seen, section, ["cross_attn_out"], "resid_mid", "resid_mid_cross", "ln_cross")
         stream = "resid_mid_cross"
@@ -322,7 +286,8 @@ def _forward(seen: Seen, classes: Sequence[str]) -> Iterator[Step]:
         section = f"{what}feed-forward, neuron {seen.neuron}"
         if block.pre:
             here = seen.here(seen.block(stream))
-            yield norm_step(seen, section, "The vector is brought to one size", block.norm2, here, seen.block("ln2"))
+            yield norm_step(seen, section, "The vector is brought to one size", block.norm2, here, seen.block("ln2"),
+                            again=True)  # fmt: skip
         yield from feedforward(seen, "ln2.normalized" if block.pre else stream)
         added = ["attn_out", "mlp_out"] if block.parallel else ["mlp_out"]
         yield from residual(seen, section, added, stream, "resid_post", "ln2")
@@ -331,7 +296,9 @@ def _forward(seen: Seen, classes: Sequence[str]) -> Iterator[Step]:
     yield from answer_steps(seen, tuple(classes))
 
 
-def _backward(seen: Seen, name: str, index: tuple[int, ...], rate: float, classes: Sequence[str]) -> Iterator[Step]:
+def _backward(
+    seen: Seen, name: str, index: tuple[int, ...], rate: float, classes: Sequence[str]
+) -> Iterator[Step]:
     answer, position, of_classes = seen.answer, seen.position, seen.config.head == "classes"
     assert answer is not None
 
@@ -348,25 +315,4 @@ def _backward(seen: Seen, name: str, index: tuple[int, ...], rate: float, classe
     yield first_error(seen, gradient, place, names.__getitem__ if of_classes else seen.quoted)
     if whole and seen.last_vectors in gradient.arriving:
         yield through_the_head(seen, gradient)
-    yield from way_back(
-        seen.reading, name, index, loss_of, rate, lambda source: seen.words(source=source)
-    )
-
-
-def _numbers(text: str, note: str, width: int) -> Iterator[Row]:
-    """Folded before a sign, never within a term, and what was folded stands under the first number."""
-    name, _, rest = text.partition(" = ")
-    indent = 8 + min(len(name), 24) + 3
-    for sign in (" × ", " / ", "e^(", " - "):
-        rest = rest.replace(sign, sign.replace(" ", "\xa0"))
-    rest = rest.replace("the other ", "the\xa0other\xa0").replace(" terms: ", "\xa0terms:\xa0")
-    rest = rest.replace(" + ", " +\xa0").replace(" = ", " =\xa0")
-    body = textwrap.wrap(rest, width - indent, break_long_words=False, break_on_hyphens=False)
-    first = f"        {name} = "
-    if len(first) > indent:  # a long name stands alone
-        yield Row("numbers", first.rstrip())
-        first = " " * indent
-    for at, part in enumerate(body):
-        yield Row("numbers", (first if at == 0 else " " * indent) + part.replace("\xa0", " "))
-    if note:
-        yield Row("note", f"{' ' * indent}({note})")
+    yield from way_back(seen.reading, name, index, loss_of, rate, lambda source: seen.words(source=source))

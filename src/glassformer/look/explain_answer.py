@@ -33,11 +33,15 @@ def answer_steps(seen: Seen, classes: tuple[str, ...] = ()) -> Iterator[Step]:
     config = seen.config
     if isinstance(norm := seen.final_norm, Norm):
         last = seen.here(f"{seen.stack}.{config.layers - 1}.resid_post")
-        yield norm_step(seen, SECTION, "The last vector is brought to one size", norm, last, seen.top("ln_final"))
+        yield norm_step(seen, SECTION, "The last vector is brought to one size", norm, last, seen.top("ln_final"),
+                        again=True)  # fmt: skip
     if config.head == "classes":
         yield _pooled(seen)
         x, logits, shares = seen("pooled"), seen("class_logits"), seen("class_probabilities")
-        place, names = "class_", [quoted(name) for name in classes] or [f"class {n}" for n in range(len(logits))]
+        place, names = (
+            "class_",
+            [quoted(name) for name in classes] or [f"class {n}" for n in range(len(logits))],
+        )
         code = line_of("model/stacks.py", "Encoder.forward", '"class_logits"')
         share = line_of("model/stacks.py", "Encoder.forward", "logits.softmax(-1)")
         name: Callable[[int], str] = names.__getitem__
@@ -48,13 +52,14 @@ def answer_steps(seen: Seen, classes: tuple[str, ...] = ()) -> Iterator[Step]:
             yield from steps
         logits, shares, place, name = seen.here("logits"), seen.here("probabilities"), "", seen.quoted
         code, share = _scores('see("logits"'), _scores("logits.softmax(-1)")
+    also = () if seen.answer is None else (seen.answer,)
     yield _logits(seen, x, logits, place, name, code)
     yield Step(
         SECTION,
         "Scores become probabilities",
-        "The same softmax as in attention, now over everything that could stand here. The probabilities sum to 1.",
+        "The same softmax as in attention, now over everything that could stand here.",
         "p = e^(logit - largest) / S,  S = Σ e^(logit - largest)",
-        tuple(softmax_lines(lambda i: f"p of {name(i)}", logits, shares, also=() if seen.answer is None else [seen.answer])),
+        tuple(softmax_lines(lambda i: f"p of {name(i)}", logits, shares, also=also)),
         (share,),
         f"{place}probabilities",
     )  # fmt: skip
@@ -68,16 +73,24 @@ def best_but(scores: Float[Tensor, "score"], answer: int | None) -> int:
     return int(next((i for i in order if i != answer), order[0]))
 
 
-def _logits(seen: Seen, x: Tensor, logits: Tensor, place: str, name: Callable[[int], str], code: Source) -> Step:
+def _logits(
+    seen: Seen, x: Tensor, logits: Tensor, place: str, name: Callable[[int], str], code: Source
+) -> Step:
     head, other = seen.model.head, best_but(logits, seen.answer)
     chosen = [other] if seen.answer is None else sorted({seen.answer, other}, key=lambda i: i != seen.answer)
     lines = [
-        sum_of_products(f"logit of {name(i)}", head.weight.detach()[i], x, float(logits[i]), plus=bias_at(head.bias, i))
+        sum_of_products(
+            f"logit of {name(i)}", head.weight.detach()[i], x, float(logits[i]), plus=bias_at(head.bias, i)
+        )
         for i in chosen
     ]
     tied = " That is the table E of the beginning." if seen.config.tied and not place else ""
     which = f"{len(logits):,} {'classes' if place else 'tokens'}"
-    asked = "" if seen.answer is None else f" Shown: {name(seen.answer)}, which is the right answer, and the best other."
+    asked = (
+        ""
+        if seen.answer is None
+        else f" Shown: {name(seen.answer)}, which is the right answer, and the best other."
+    )
     return Step(
         SECTION,
         "Every possible answer gets a score",
@@ -92,7 +105,11 @@ def _logits(seen: Seen, x: Tensor, logits: Tensor, place: str, name: Callable[[i
 def _loss(seen: Seen, p: float, name: str) -> Step:
     writes = seen.config.kind != "encoder"
     value = float(seen("loss")[seen.position]) if writes else -math.log(p)
-    source = _scores('see("loss"') if writes else line_of("model/loss.py", "cross_entropy", "loss = F.cross_entropy(")
+    source = (
+        _scores('see("loss"')
+        if writes
+        else line_of("model/loss.py", "cross_entropy", "loss = F.cross_entropy(")
+    )
     return Step(
         SECTION,
         "How wrong was it?",
@@ -139,7 +156,9 @@ def _transformed(seen: Seen, model: Encoder, x: Tensor) -> tuple[list[Step], Ten
     scale = math.sqrt(float(wide.square().mean()) + norm.epsilon)
     name = seen.config.activation
     lines = [
-        sum_of_products(f"h[{j}]", transform.weight.detach()[j], x, float(h[j]), plus=bias_at(transform.bias, j)),
+        sum_of_products(
+            f"h[{j}]", transform.weight.detach()[j], x, float(h[j]), plus=bias_at(transform.bias, j)
+        ),
         Line(f"a[{j}]", activated(name, float(h[j])), float(a[j])),
         *norm_lines(norm, a, j, scale, float(t[j])),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from glassformer.look.arithmetic import Line, Pieces, Vector, plain_sum, softmax_lines, sum_of_products
+from glassformer.look.arithmetic import Given, Line, Pieces, Vector, plain_sum, softmax_lines, sum_of_products
 from glassformer.look.explain_seen import Seen, Step, bias_at
 from glassformer.look.explain_stream import norm_formula, norm_lines, norm_sources
 from glassformer.look.source import Source, line_of
@@ -81,7 +81,9 @@ def _projected(head: _Head) -> Step:
     ]
     if head.cross:
         read = "the encoder's vectors"
-        sentence = "The query is made of the decoder's vector here, key and value of " + read + " of the source. "
+        sentence = (
+            "The query is made of the decoder's vector here, key and value of " + read + " of the source. "
+        )
         sources = [line_of("model/attention.py", "Attention.forward", "self._split(F.linear")]
         sources += [line_of("model/attention.py", "Attention.remember", "projected = ")]
     else:
@@ -134,15 +136,23 @@ def _turned(head: _Head, q: Tensor, k: Tensor) -> Step:
     other = pair + half
     lines: list[Line | Vector] = []
     for name, vector, after, p in (("q", q, head.q, seen.position), ("k", k, head.k, head.key)):
-        base: Pieces = (p, " × ", seen.config.rope_base, "^(", -2 * pair, " / ", 2 * half, ")")
+        base: Pieces = (p, " × ", Given(seen.config.rope_base), "^(", -2 * pair, " / ", 2 * half, ")")
         angle = p * seen.config.rope_base ** (-2 * pair / (2 * half))
         lines.append(Line(f"angle at {p}", base, angle))
         a, b = float(vector[pair]), float(vector[other])
         lines.append(
-            Line(f"rot_{name}[{pair}]", (a, " × cos(", angle, ") - ", b, " × sin(", angle, ")"), float(after[pair]))
+            Line(
+                f"rot_{name}[{pair}]",
+                (a, " × cos(", angle, ") - ", b, " × sin(", angle, ")"),
+                float(after[pair]),
+            )
         )
         lines.append(
-            Line(f"rot_{name}[{other}]", (b, " × cos(", angle, ") + ", a, " × sin(", angle, ")"), float(after[other]))
+            Line(
+                f"rot_{name}[{other}]",
+                (b, " × cos(", angle, ") + ", a, " × sin(", angle, ")"),
+                float(after[other]),
+            )
         )
     rest = "" if 2 * half == head.module.head_size else f" Entries from {2 * half} on stay as they are."
     return head.step(
@@ -160,16 +170,16 @@ def _turned(head: _Head, q: Tensor, k: Tensor) -> Step:
 
 
 def _dots(head: _Head) -> Step:
-    seen, p = head.seen, head.seen.position
+    p = head.seen.position
     dots = float(head.tensor("dots")[head.head, p, head.key])
     scaled = float(head.tensor("scaled")[head.head, p, head.key])
     return head.step(
         "Query meets key",
         "Entry by entry they are multiplied and summed: large where they point the same way. Divided by √(d), the "
-        "length of the vectors does not matter.",
+        f"length of the vectors does not matter. Shown: {head.to}.",
         "dots = q · k = Σ_i q_i × k_i,  scaled = dots / √(d)",
         [
-            sum_of_products(f"dots {head.to}", head.q, head.k, dots),
+            sum_of_products("dots", head.q, head.k, dots),
             Line("scaled", (dots, " / √(", head.module.head_size, ")"), scaled),
         ],
         [_explicit('see("dots"'), _explicit('see("scaled"')],
@@ -222,7 +232,7 @@ def _mask(head: _Head) -> Iterator[Step]:
 
 
 def _shares(head: _Head) -> Step:
-    seen, p = head.seen, head.seen.position
+    p = head.seen.position
     scores = head.tensor("scores")[head.head, p]
     open_ = scores.isfinite().nonzero()[:, 0]
     names = [head.words[int(key)] for key in open_]
@@ -230,7 +240,7 @@ def _shares(head: _Head) -> Step:
     return head.step(
         "Scores become shares",
         "Every score is put into the exponential function and divided by the sum S over all keys: shares that are "
-        f"positive and sum to 1 (softmax).{every}",
+        f"positive and sum to 1 (softmax). Taking the largest score from all changes no share.{every}",
         "pattern = e^(score - largest) / S,  S = Σ e^(score - largest)",
         [*softmax_lines(names.__getitem__, scores[open_], head.pattern[open_])],
         [_explicit('see("pattern"')],
@@ -250,7 +260,9 @@ def _blend(head: _Head) -> Step:
         "The values of all tokens are mixed, each by its share.",
         "z = Σ_key pattern × v",
         [
-            sum_of_products(f"z[{s}]", head.pattern[read], values[read], float(z[s]), names=names.__getitem__),
+            sum_of_products(
+                f"z[{s}]", head.pattern[read], values[read], float(z[s]), names=names.__getitem__
+            ),
             Vector.of("z", z),
         ],
         [_explicit("dropout(pattern")],

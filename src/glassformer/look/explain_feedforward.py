@@ -54,7 +54,7 @@ def feedforward(seen: Seen, stream: str) -> Iterator[Step]:
     yield Step(
         section,
         "The neurons write",
-        f"Each neuron has a vector that it writes, as strongly as it fired. All of them sum up.",
+        "Each neuron has a vector that it writes, as strongly as it fired. All of them sum up.",
         "mlp_out = W_down post" + (" + b" if plus is not None else ""),
         (
             Line(f"neuron {n} into entry {j}", (post, " × ", written), post * written),

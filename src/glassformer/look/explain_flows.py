@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -52,13 +53,15 @@ class Flow:
             if self.norm is not None:
                 x = x - x.mean(-1, keepdim=True) if self.norm.centred else x
                 x = x / (x.square().mean(-1, keepdim=True) + self.norm.epsilon).sqrt()
-            read = x[(slice(None), *self.read_entry)]
+            at: Any = (slice(None), *self.read_entry)
+            read = x[at]
         return read if self.only is None else read * self.only.cpu()
 
     def error(self, gradient: Tensor) -> Float[Tensor, "position"]:
         """What arrives at each position, of the arriving place's whole gradient."""
         row = gradient if self.arriving.endswith("pos_embed") else gradient[0]
-        found: Tensor = row[(slice(None), *self.entry)].double().cpu()
+        at: Any = (slice(None), *self.entry)
+        found: Tensor = row[at].double().cpu()
         return found
 
 
@@ -67,7 +70,9 @@ def chosen_weight(reading: Reading, weight: str) -> tuple[str, Index]:
     known = dict(reading.model.named_parameters())
     found = re.fullmatch(r"(.+?)\s*\[\s*(\d+)\s*(?:,\s*(\d+)\s*)?\]", weight)
     if found is None:
-        raise UsageError(f"{weight!r} does not name one weight.", expected='Like "head.bias[3]" or "NAME[3, 7]".')
+        raise UsageError(
+            f"{weight!r} does not name one weight.", expected='Like "head.bias[3]" or "NAME[3, 7]".'
+        )
     name = found[1]
     if name == "head.weight" and name not in known:
         name = "embed.weight"  # tied
@@ -87,7 +92,11 @@ def flows(reading: Reading, name: str, index: Index) -> list[Flow]:
         return [_of_network(model, name, index)]
     config = model.config
     inside = re.fullmatch(r"(blocks|encoder|decoder)\.(\d+)\.(.+)", name)
-    found = _in_block(model, inside[1], int(inside[2]), inside[3], index) if inside else _outside(reading, name, index)
+    found = (
+        _in_block(model, inside[1], int(inside[2]), inside[3], index)
+        if inside
+        else _outside(reading, name, index)
+    )
     if not found:
         raise UsageError(
             f"The gradient of {name} cannot be shown in terms: what it reads is at no place.",
@@ -110,7 +119,9 @@ def _in_block(model: Transformer, stack: str, layer: int, part: str, index: Inde
     before_mlp = "resid_pre" if config.parallel else "resid_mid_cross" if has_cross else "resid_mid"
     i, rest = index[0], index[1:]
 
-    def linear(arriving: str, entry: Index, reads: str, read_entry: Index, *, source: bool = False) -> list[Flow]:
+    def linear(
+        arriving: str, entry: Index, reads: str, read_entry: Index, *, source: bool = False
+    ) -> list[Flow]:
         if kind == "bias":
             return [Flow(arriving, entry, source=source or stack == "encoder")]
         return [Flow(arriving, entry, (reads,), read_entry, source=source or stack == "encoder")]
@@ -133,10 +144,14 @@ def _in_block(model: Transformer, stack: str, layer: int, part: str, index: Inde
         if attn == "attn":
             return linear(f"{at}attn.{name}", entry, at + ("ln1.normalized" if pre else "resid_pre"), rest)
         if name == "q":
-            return linear(f"{at}cross_attn.q", entry, at + ("ln_cross.normalized" if pre else "resid_mid"), rest)
+            return linear(
+                f"{at}cross_attn.q", entry, at + ("ln_cross.normalized" if pre else "resid_mid"), rest
+            )
         if name == "k" and config.qk_norm:  # its place is after the norm
             return []
-        memory = "encoder.ln_final.normalized" if pre else f"encoder.{config.num_encoder_layers - 1}.resid_post"
+        memory = (
+            "encoder.ln_final.normalized" if pre else f"encoder.{config.num_encoder_layers - 1}.resid_post"
+        )
         return linear(f"{at}cross_attn.{name}", entry, memory, rest, source=True)
     if module in ("attn.out", "cross.out"):
         attn = "attn" if module == "attn.out" else "cross_attn"
@@ -176,7 +191,9 @@ def _outside(reading: Reading, name: str, index: Index) -> list[Flow]:
         return found
     if name == "positions.weight":
         return [
-            Flow(f"{side}pos_embed", index[1:], only=(torch.arange(ids.shape[1]) == i).double(), source=source)
+            Flow(
+                f"{side}pos_embed", index[1:], only=(torch.arange(ids.shape[1]) == i).double(), source=source
+            )
             for side, ids, source in sides
         ]
     if name == "types.weight":
@@ -186,7 +203,10 @@ def _outside(reading: Reading, name: str, index: Index) -> list[Flow]:
         first = pair and module == "encoder_norm"
         stack = ("encoder" if first else "decoder") if pair else "blocks"
         layers = config.num_encoder_layers if first else config.layers
-        place, norm = ("" if stack == "blocks" else f"{stack}.") + "ln_final.normalized", getattr(model, module)
+        place, norm = (
+            ("" if stack == "blocks" else f"{stack}.") + "ln_final.normalized",
+            getattr(model, module),
+        )
         reads = () if kind == "bias" else (f"{stack}.{layers - 1}.resid_post",)
         return [Flow(place, (i,), reads, (i,) if reads else (), norm=norm if reads else None, source=first)]
     return []

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glassformer.look.arithmetic import Line, Precise, sum_of_products
+from glassformer.look.arithmetic import Given, Line, Precise, sum_of_products
 from glassformer.look.explain_answer import best_but
 from glassformer.look.explain_flows import Index, flows
 from glassformer.look.explain_seen import Seen, Step
@@ -42,7 +42,12 @@ class Gradient:
 
 
 def differentiate(
-    reading: Reading, name: str, index: Index, loss_of: LossOf, places: Sequence[str], reads: Sequence[str] = ()
+    reading: Reading,
+    name: str,
+    index: Index,
+    loss_of: LossOf,
+    places: Sequence[str],
+    reads: Sequence[str] = (),
 ) -> Gradient:
     """The gradients of the loss by one weight and by `places`; `reads` are recorded as well. The model is left as it
     is."""
@@ -63,7 +68,12 @@ def differentiate(
 
 
 def way_back(
-    reading: Reading, name: str, index: Index, loss_of: LossOf, rate: float, words: Callable[[bool], list[str]]
+    reading: Reading,
+    name: str,
+    index: Index,
+    loss_of: LossOf,
+    rate: float,
+    words: Callable[[bool], list[str]],
 ) -> Iterator[Step]:
     """The gradient of one weight in terms, and its update."""
     uses = flows(reading, name, index)
@@ -84,9 +94,13 @@ def way_back(
         SECTION,
         "The gradient of one weight",
         "How fast does the loss rise when this weight does? At every position: the error that arrives behind it, times "
-        f"what it was given to multiply. Error arrives at {' and '.join(places)}.",
+        f"what it was given to multiply. Here w is {at}, and the error is that of {' and '.join(places)}.",
         "d loss / d w = Σ_position (error arriving) × (input)",
-        (sum_of_products(f"d loss / d {at}", torch.cat(errors), torch.cat(inputs), gradient.weight, names=names.__getitem__),),
+        (
+            sum_of_products(
+                "d loss / d w", torch.cat(errors), torch.cat(inputs), gradient.weight, names=names.__getitem__
+            ),
+        ),
         (line_of("train/step.py", "update", "part.backward()"),),
         places[0],
     )
@@ -109,12 +123,12 @@ def _update(
     return Step(
         "The update",
         "The weight takes a step downhill",
-        f"The weight moves against its gradient (SGD; rate {rate:g}), all others stay. Forecast is what the slope says, "
-        "measured what the model says when it runs again with this weight changed, in float64.",
+        f"The weight w, {at}, moves against its gradient (SGD; rate {rate:g}), all others stay. Forecast is "
+        "what the slope says, measured what the model says when it runs again with this weight changed, in float64.",
         "w ← w - rate × gradient,  forecast = -rate × gradient²,  measured = loss after - loss before",
         (
-            Line(at, (before_weight, " - ", rate, " × ", gradient), after_weight),
-            Line("forecast", (-rate, " × ", gradient, "²"), forecast),
+            Line("w", (before_weight, " - ", Given(rate), " × ", gradient), after_weight),
+            Line("forecast", (Given(-rate), " × ", gradient, "²"), forecast),
             Line("measured", (Precise(after), " - ", Precise(before)), after - before),
         ),
         (line_of("train/optimizers.py", "build_optimizers", "torch.optim.SGD("),),

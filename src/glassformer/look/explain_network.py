@@ -178,7 +178,7 @@ def _answer(row: Row) -> Iterator[Step]:
                      float(scores[i]) * scale[i] + mean[i])
                 for i in _outputs(row)
             ),
-            (line_of("text/columns.py", "Columns.restore", "self.target_scale"),),
+            (line_of("text/columns.py", "Columns.numbers", "self.target_scale"),),
         )  # fmt: skip
 
 
@@ -230,11 +230,16 @@ def _wrong(row: Row) -> Step:
         formula = "loss = mean over outputs of -ln(p of the right one of yes and no)"
         nats = -right.log()
         lines = [
-            Line(f"nats of {row.output_name(i)}", ("-ln(", float(right[i]), ")"), float(nats[i])) for i in _outputs(row)
+            Line(f"nats of {row.output_name(i)}", ("-ln(", float(right[i]), ")"), float(nats[i]))
+            for i in _outputs(row)
         ]
         total = plain_sum("loss", nats, float(nats.mean()))
         lines.append(Line("loss", ("(", *total.right, ") / ", len(nats)), total.value))
-    code = {"distribution": "return cross_entropy(", "number": "F.mse_loss(", "scores": "F.binary_cross_entropy"}
+    code = {
+        "distribution": "return cross_entropy(",
+        "number": "F.mse_loss(",
+        "scores": "F.binary_cross_entropy",
+    }
     return Step(
         _ANSWER, "How wrong was it?", "0 would be a perfect answer.", formula, tuple(lines),
         (line_of("model/mlp.py", "Network.loss", code[head]),),
@@ -290,7 +295,9 @@ def network_row(reading: Reading, columns: Columns | None, position: int, layer:
     if sizes and not 0 <= layer < len(sizes):
         raise UsageError(f"There is no layer {layer}.", expected=f"Hidden layers 0 to {len(sizes) - 1}.")
     if neuron is not None and not (sizes and 0 <= neuron < sizes[layer]):
-        raise UsageError(f"There is no neuron {neuron}.", expected=f"Layer {layer} has {sizes[layer] if sizes else 0}.")
+        raise UsageError(
+            f"There is no neuron {neuron}.", expected=f"Layer {layer} has {sizes[layer] if sizes else 0}."
+        )
     one = Reading(model, (reading.inputs[0][position % count][None],), None)
     recorder = Recorder(one.places(), "*")
     with torch.no_grad():
@@ -308,10 +315,15 @@ def _target(model: Network, columns: Columns | None, target: Any) -> Tensor | No
             raise UsageError(f"There is no class {target!r}; {nearest(str(target), names)}")
         return torch.tensor(names.index(str(target)))
     numbers = torch.as_tensor(
-        [float(x) for x in (target.split(",") if isinstance(target, str) else torch.as_tensor(target).reshape(-1))]
+        [
+            float(x)
+            for x in (target.split(",") if isinstance(target, str) else torch.as_tensor(target).reshape(-1))
+        ]
     )
     if len(numbers) != outputs:
-        raise UsageError(f"The target has {len(numbers)} numbers.", expected=f"The network has {outputs} outputs.")
+        raise UsageError(
+            f"The target has {len(numbers)} numbers.", expected=f"The network has {outputs} outputs."
+        )
     if columns is not None and model.config.head == "number":
         numbers = (numbers - torch.tensor(columns.target_mean)) / torch.tensor(columns.target_scale)
     return numbers.double()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassformer.look.arithmetic import Line, Pieces, Vector, mean_of
+from glassformer.look.arithmetic import Given, Line, Pieces, Vector, mean_of
 from glassformer.look.explain_seen import Seen, Step, bias_at, weight_at
 from glassformer.look.source import Source, line_of
 from glassformer.model.norms import Norm
@@ -66,9 +66,19 @@ def _added(seen: Seen) -> Iterator[Step]:
             formula, line = "x = embed + P[position]", Line(f"pos_embed[{j}]", (value,), value)
         else:
             sentence = "Every position has a fixed vector of sines and cosines, slow ones and fast ones; it is added."
-            formula = "x = embed + PE[position],  PE[p, 2i] = sin(p / 10000^(2i / d)),  PE[p, 2i+1] = cos(...)"
+            formula = (
+                "x = embed + PE[position],  PE[p, 2i] = sin(p / 10000^(2i / d)),  PE[p, 2i+1] = cos(...)"
+            )
             pair, sine = _wave(j, seen.config.width, halves=positions == "sinusoidal_halves")
-            wave: Pieces = ("sin(" if sine else "cos(", p, " / 10000^(", 2 * pair, " / ", seen.config.width, "))")
+            wave: Pieces = (
+                "sin(" if sine else "cos(",
+                p,
+                " / 10000^(",
+                2 * pair,
+                " / ",
+                seen.config.width,
+                "))",
+            )
             line = Line(f"pos_embed[{j}]", wave, value)
         yield Step(
             _TEXT,
@@ -109,17 +119,29 @@ def _sum(left: str, parts: Sequence[Float[Tensor, "width"]], entry: int) -> Line
 
 
 def norm_step(
-    seen: Seen, section: str, title: str, norm: Norm, x: Float[Tensor, "width"], place: str, *, why: str = ""
+    seen: Seen,
+    section: str,
+    title: str,
+    norm: Norm,
+    x: Float[Tensor, "width"],
+    place: str,
+    *,
+    again: bool = False,
 ) -> Step:
     """LayerNorm or RMSNorm of the vector x, whose result is at `place`."""
     scale, normalized = float(seen.here(f"{place}.scale")), seen.here(f"{place}.normalized")
     lines = norm_lines(norm, x, seen.entry, scale, float(normalized[seen.entry]))
     centred = "the mean of the entries is taken away and then " if norm.centred else ""
+    why = (
+        "The same kind of norm as before, with a gain of its own."
+        if again
+        else f"So that numbers neither grow nor fade from block to block, {centred}every entry is divided by the "
+        "vector's typical size and multiplied by a learned gain."
+    )
     return Step(
         section,
         title,
-        f"{why}So that numbers neither grow nor fade from block to block, {centred}every entry is divided by the "
-        "vector's typical size and multiplied by a learned gain.",
+        why,
         norm_formula(norm),
         (*lines, Vector.of("normalized", normalized)),
         norm_sources(norm),
@@ -152,16 +174,20 @@ def norm_lines(norm: Norm, x: Float[Tensor, "size"], entry: int, scale: float, v
         lines.append(mean_of("mean(x)", x, mean))
         numerator = ("(", float(x[entry]), " - ", mean, ")")
         wide = wide - mean
-    square = mean_of("mean(u²)" if norm.centred else "mean(x²)", wide, float(wide.square().mean()), squares=True)
+    square = mean_of(
+        "mean(u²)" if norm.centred else "mean(x²)", wide, float(wide.square().mean()), squares=True
+    )
     lines.append(square)
-    lines.append(Line("scale", ("√(", square.value, " + ", norm.epsilon, ")"), scale))
+    lines.append(Line("scale", ("√(", square.value, " + ", Given(norm.epsilon), ")"), scale))
     gain, bias = weight_at(norm.weight, entry), bias_at(norm.bias, entry)
     added: Pieces = () if bias is None else (" + ", bias)
     lines.append(Line(f"normalized[{entry}]", (*numerator, " / ", scale, " × ", gain, *added), value))
     return lines
 
 
-def residual(seen: Seen, section: str, added: Sequence[str], before: str, after: str, norm: str) -> Iterator[Step]:
+def residual(
+    seen: Seen, section: str, added: Sequence[str], before: str, after: str, norm: str
+) -> Iterator[Step]:
     """x + what was computed; where norms come after (post), that norm's step too. Places of the block."""
     j, block = seen.entry, seen.shown_block
     places = [seen.block(name) for name in (before, *added)]
@@ -183,7 +209,8 @@ def residual(seen: Seen, section: str, added: Sequence[str], before: str, after:
     )
     if not block.pre:
         module = getattr(block, {"ln1": "norm1", "ln2": "norm2", "ln_cross": "norm_cross"}[norm])
-        step = norm_step(seen, section, "The sum is brought to one size", module, total, seen.block(norm))
+        step = norm_step(seen, section, "The sum is brought to one size", module, total, seen.block(norm),
+                         again=norm != "ln1")  # fmt: skip
         yield Step(
             step.section, step.title, step.sentence, step.formula, step.lines,
             (*step.sources, line_of("model/block.py", "Block._add", "norm(x, see)")), step.place,

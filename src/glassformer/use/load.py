@@ -227,10 +227,15 @@ def model_type(folder: Path) -> str | None:
         return None
 
 
+def is_network(path: Path) -> bool:
+    """Whether a run or a folder holds a plain network, which `load_network` opens."""
+    recipe = Run.open(path).recipe if (path / RECIPE).exists() else {}
+    return recipe.get("model", {}).get("kind") == "network" or model_type(path) == NETWORK
+
+
 def _refuse_network(path: Path) -> None:
     """A plain network reads rows of numbers: it has no tokenizer, and nothing that takes a `Loaded` can use it."""
-    recipe = Run.open(path).recipe if (path / RECIPE).exists() else {}
-    if recipe.get("model", {}).get("kind") == "network" or model_type(path) == NETWORK:
+    if is_network(path):
         raise ModelError(
             f"{path} holds a plain network, which reads rows of numbers.", expected="A model of text.",
             do=f"Use it with: glassformer predict {path} ROWS, or in Python glassformer.load_network.",
