@@ -49,7 +49,7 @@ class Flow:
             length = seen[self.arriving].shape[-1 - len(self.entry)]
             read = torch.full((length,), self.factor, dtype=torch.float64)
         else:
-            x = torch.stack([seen[place][0].detach().double() for place in self.reads]).sum(0).cpu()
+            x = torch.stack([_row(seen[place].detach(), self.read_entry).double() for place in self.reads]).sum(0).cpu()
             if self.norm is not None:
                 x = x - x.mean(-1, keepdim=True) if self.norm.centred else x
                 x = x / (x.square().mean(-1, keepdim=True) + self.norm.epsilon).sqrt()
@@ -59,10 +59,14 @@ class Flow:
 
     def error(self, gradient: Tensor) -> Float[Tensor, "position"]:
         """What arrives at each position, of the arriving place's whole gradient."""
-        row = gradient if self.arriving.endswith("pos_embed") else gradient[0]
         at: Any = (slice(None), *self.entry)
-        found: Tensor = row[at].double().cpu()
+        found: Tensor = _row(gradient, self.entry)[at].double().cpu()
         return found
+
+
+def _row(tensor: Tensor, entry: Index) -> Tensor:
+    """The one row there is, where the tensor has an axis for rows besides that of positions."""
+    return tensor if tensor.ndim == 1 + len(entry) else tensor[0]
 
 
 def chosen_weight(reading: Reading, weight: str) -> tuple[str, Index]:

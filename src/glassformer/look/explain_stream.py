@@ -204,7 +204,7 @@ def residual(
         "goes on.",
         f"{left} = {' + '.join((before, *added))}",
         (Line(f"{left}[{j}]", tuple(right), value),),
-        (line_of("model/block.py", "Block._add", "x + dropout"),),
+        (line_of("model/block.py", "Block._add", "x + dropout"), _handed_out(seen, after)),
         seen.block(after) if block.pre else None,
     )
     if not block.pre:
@@ -215,6 +215,12 @@ def residual(
             step.section, step.title, step.sentence, step.formula, step.lines,
             (*step.sources, line_of("model/block.py", "Block._add", "norm(x, see)")), step.place,
         )  # fmt: skip
+
+
+def _handed_out(seen: Seen, after: str) -> Source:
+    """Where the block hands out what it holds now."""
+    what = after if after != "resid_post" else f'{after}", self._add' if seen.shown_block.parallel else f'{after}", x)'
+    return line_of("model/block.py", "Block.forward", f'see("{what}')
 
 
 def other_blocks(seen: Seen, section: str, title: str, layers: Sequence[int]) -> Iterator[Step]:
