@@ -219,7 +219,8 @@ def residual(
 
 def _handed_out(seen: Seen, after: str) -> Source:
     """Where the block hands out what it holds now."""
-    what = after if after != "resid_post" else f'{after}", self._add' if seen.shown_block.parallel else f'{after}", x)'
+    added = after != "resid_post" or seen.shown_block.parallel
+    what = f'{after}", self._add' if added else f'{after}", x)'
     return line_of("model/block.py", "Block.forward", f'see("{what}')
 
 
