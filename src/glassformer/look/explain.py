@@ -111,6 +111,9 @@ def _about(seen: Seen) -> str:
     else:
         read = json.dumps(joint.join(words[: seen.position + 1]), ensure_ascii=False)
         question = f"What follows {read}?"
+        if seen.config.kind == "encoder-decoder":
+            source = json.dumps(joint.join(seen.reading.source_tokens), ensure_ascii=False)
+            question = f"What follows {read}, written from the source {source}?"
     right = (
         ""
         if seen.answer is None or seen.config.head == "classes"

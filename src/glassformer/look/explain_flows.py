@@ -49,7 +49,11 @@ class Flow:
             length = seen[self.arriving].shape[-1 - len(self.entry)]
             read = torch.full((length,), self.factor, dtype=torch.float64)
         else:
-            x = torch.stack([_row(seen[place].detach(), self.read_entry).double() for place in self.reads]).sum(0).cpu()
+            x = (
+                torch.stack([_row(seen[place].detach(), self.read_entry).double() for place in self.reads])
+                .sum(0)
+                .cpu()
+            )
             if self.norm is not None:
                 x = x - x.mean(-1, keepdim=True) if self.norm.centred else x
                 x = x / (x.square().mean(-1, keepdim=True) + self.norm.epsilon).sqrt()

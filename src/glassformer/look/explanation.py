@@ -86,9 +86,8 @@ class Explanation:
                     yield Row("empty", "")
                 yield Row("section", f"── {section} ".ljust(width, "─"))
             yield Row("empty", "")
-            yield Row(
-                "title", f"{number:2}  {step.title}{(step.place or '').rjust(width - 4 - len(step.title))}"
-            )
+            place = (step.place or "").rjust(width - 4 - len(step.title))
+            yield Row("title", f"{number:2}  {step.title}{place}".rstrip())
             for text in textwrap.wrap(step.sentence, width - 4):
                 yield Row("sentence", f"    {text}")
             for text in textwrap.wrap(step.formula, width - 6, break_on_hyphens=False):
