@@ -76,9 +76,9 @@ def explain(
             raise UsageError("A plain network has no heads.", do="Leave head out.")
         columns = module.columns if isinstance(module, Predictor) else None
         row = network_row(Reading.of(model, text), columns, position or 0, layer, neuron, target)
-        choices = {"layer": layer, "neuron": neuron, "row": position or 0}
+        shown = {"layer": layer, "neuron": neuron, "row": position or 0}
         about = f"What does the network make of row {position or 0}?"
-        return Explanation(tuple(network_steps(row, weight, rate)), choices, about)
+        return Explanation(tuple(network_steps(row, weight, rate)), shown, about)
     reading, position, answer = _question(model, text, position, target)
     seen = _seen(reading, layer, head, position, neuron, answer)
     name, index = chosen_weight(reading, weight or _default_weight(seen))
@@ -86,7 +86,7 @@ def explain(
     steps = [*_forward(seen, classes)]
     if answer is not None:
         steps += _backward(seen, name, index, rate, classes)
-    choices = {
+    choices: dict[str, Any] = {
         "layer": layer, **{("head" if a == "attn" else "cross_head"): h for a, h in seen.heads.items()},
         "position": position, "neuron": seen.neuron, "entry": seen.entry, "answer": answer,
         "weight": f"{name}[{', '.join(map(str, index))}]", "rate": rate,
