@@ -72,8 +72,9 @@ def picture(found: dict[str, Tensor]) -> charts.Spec:
         for feature, (x, y) in enumerate(weights.T)
     ]
     return charts.points(
-        rows, "x", "y", words="feature", series="inputs", from_origin=True, size=(360, 360), x_title="W, first dimension",
-        y_title="second dimension", title="The direction that stands for each of five features",
+        rows, "x", "y", words="feature", series="inputs", from_origin=True, size=(360, 360),
+        x_title="W, first dimension", y_title="second dimension",
+        title="The direction that stands for each of five features",
     )  # fmt: skip
 
 

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from glassformer.look.backward import BlockBackward, block_backward
     from glassformer.look.blame import Blame, blame
     from glassformer.look.embedding import EmbeddingMap, embedding_map
+    from glassformer.look.explain import explain
+    from glassformer.look.explanation import Explanation
     from glassformer.look.export import save_trace
+    from glassformer.look.formation import Formation, probe
     from glassformer.look.heads import Heads, heads
     from glassformer.look.integrated import Integrated, integrated_gradients
     from glassformer.look.lens import Lens, lens
-    from glassformer.look.neuron import NeuronSheet, neuron
+    from glassformer.look.neuron import NeuronSheet, loudest, neuron
+    from glassformer.look.page import write_page
     from glassformer.look.positions import PositionView, positions
     from glassformer.look.sampling import SamplingView, sampling_view
     from glassformer.look.step_view import StepView, step_view
@@ -74,6 +78,8 @@ __all__ = [
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
+    "Explanation",
+    "Formation",
     "Generation",
     "GlassformerError",
     "Heads",
@@ -106,6 +112,7 @@ __all__ = [
     "classify",
     "embed",
     "embedding_map",
+    "explain",
     "fill",
     "from_pretrained",
     "generate",
@@ -118,10 +125,12 @@ __all__ = [
     "load_network",
     "load_recipe",
     "look",
+    "loudest",
     "neuron",
     "open_table",
     "positions",
     "predict",
+    "probe",
     "reliability_of",
     "sampling_view",
     "save_gguf",
@@ -138,10 +147,13 @@ __all__ = [
     "train",
     "training",
     "translate",
+    "write_page",
     "write_report",
 ]
 
 _ROOMS = {
+    "look.page": ["write_page"],
+    "look.formation": ["Formation", "probe"],
     "errors": ["GlassformerError"],
     "text.config": ["DataConfig", "TokenizerConfig"],
     "text.report": ["text_report"],
@@ -170,7 +182,7 @@ _ROOMS = {
     "look.heads": ["Heads", "heads"],
     "look.trace": ["Trace", "look"],
     "look.embedding": ["EmbeddingMap", "embedding_map"],
-    "look.neuron": ["NeuronSheet", "neuron"],
+    "look.neuron": ["NeuronSheet", "neuron", "loudest"],
     "look.positions": ["PositionView", "positions"],
     "look.sampling": ["SamplingView", "sampling_view"],
     "look.backward": ["BlockBackward", "block_backward"],
@@ -179,6 +191,8 @@ _ROOMS = {
     "look.lens": ["Lens", "lens"],
     "look.blame": ["Blame", "blame"],
     "look.integrated": ["Integrated", "integrated_gradients"],
+    "look.explain": ["explain"],
+    "look.explanation": ["Explanation"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

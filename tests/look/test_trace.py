@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from glassformer.errors import ModelError, UsageError
-from glassformer.look.attention import attention_rows, concentration
 from glassformer.look.trace import Recorder, look
 from glassformer.model.config import ModelConfig
 from glassformer.model.places import names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -29,6 +29,17 @@ _COLOURS = {
     "running": "cyan",
 } | dict.fromkeys(("fail", "killed", "damaged"), "red")
 
+
+_STYLES = {
+    "section": "bold blue",
+    "title": "bold",
+    "sentence": "",
+    "formula": "cyan",
+    "numbers": "",
+    "note": "dim",
+    "source": "dim",
+}
+"""How the kinds of lines of a text look."""
 
 ANSWER_IS_NO = 3
 """The exit code of a verb whose check did not hold."""
@@ -88,6 +99,18 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     low, high = min(shown, default=0.0), max(shown, default=0.0)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((value - low) * scale)] for value in shown)
+
+
+def columns(most: int = 100) -> int:
+    """How wide a text may be: the terminal's width, `most` where there is more or no terminal."""
+    return min(most, Console(file=sys.stdout).width) if sys.stdout.isatty() else most
+
+
+def styled(rows: Iterable[tuple[str, str]]) -> None:
+    """Lines that are folded already, each with its kind, which a terminal shows in its style."""
+    console = Console(file=sys.stdout, width=_WIDE, highlight=False, markup=False, emoji=False)
+    for kind, line in rows:
+        console.print(Text(line, style=_STYLES.get(kind, "")))
 
 
 def _print(drawn: Table | Text) -> None:

@@ -63,7 +63,7 @@ class Formation:
         measures = [row["measure"] for row in self.values]
         if measure is not None and measure not in measures:
             raise UsageError(f"Nothing was measured as {measure!r}; {nearest(measure, set(measures))}")
-        found = []
+        found: list[Row] = []
         for (name, where), values in self.series().items():
             if measure not in (None, name) or len(values) < 2 or not all(map(math.isfinite, values)):
                 continue

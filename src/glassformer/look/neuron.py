@@ -25,11 +25,12 @@ from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.look.embedding import distinct, shown
 from glassformer.look.reading import Model, Reading, Text
-from glassformer.look.trace import Recorder
+from glassformer.look.trace import Recorder, look
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.mlp import Network
 from glassformer.model.norms import Norm
 from glassformer.model.transformer import Transformer
+from glassformer.use.load import Loaded
 from glassformer.use.predict import Predictor, Rows
 
 _BARS = 64
@@ -355,3 +356,19 @@ def _at(position: int, count: int, what: str) -> int:
     if not -count <= position < count:
         raise UsageError(f"There is no {what} {position}.", expected=f"0 to {count - 1}, or -1 for the last.")
     return position % count
+
+
+def loudest(model: Loaded | Transformer, text: Text, *, target: Text | None = None) -> tuple[int, int]:
+    """(layer, neuron) of the one that writes the longest vector at the last position: |post| times the length of
+    its column of W_down; of an encoder-decoder among the decoder's."""
+    module = model.model if isinstance(model, Loaded) else model
+    stack = module.stacks[-1].name
+    trace = look(model, text, f"{stack}.*.mlp.post", target=target)
+    written = torch.stack(
+        [
+            trace[place][0, -1].abs() * block.mlp.down.weight.detach().norm(dim=0)
+            for place, block in zip(trace, getattr(module, stack), strict=True)
+        ]
+    )
+    layer, number = divmod(int(written.argmax()), written.shape[1])
+    return layer, number

@@ -23,9 +23,9 @@ from glassformer.look.embedding import embedding_map
 from glassformer.look.export import picture
 from glassformer.look.heads import heads
 from glassformer.look.lens import lens
-from glassformer.look.neuron import neuron
+from glassformer.look.neuron import loudest, neuron
 from glassformer.look.positions import positions
-from glassformer.look.reading import Text, visible
+from glassformer.look.reading import Text
 from glassformer.look.sampling import sampling_view
 from glassformer.look.summary import Summary, summary
 from glassformer.look.trace import Trace, look
@@ -33,6 +33,7 @@ from glassformer.model.stacks import count_parameters
 from glassformer.run import page
 from glassformer.units import show_count
 from glassformer.use.load import Loaded
+from glassformer.use.predict import Predictor
 
 MOST_TOKENS = 32
 """Rows and columns of a picture of attention that can still be read."""
@@ -40,8 +41,13 @@ MOST_HEADS = 48
 _STAGES = ("dots", "scaled", "scores", "pattern")
 
 
-def write_page(model: Loaded, text: Text, path: Path, *, target: Text | None = None) -> Path:
+def write_page(model: Loaded | Predictor, text: Text, path: Path, *, target: Text | None = None) -> Path:
     """Write the page of a text. Needs the extra `plots` for its charts."""
+    if isinstance(model, Predictor):
+        raise UsageError(
+            "A page is of a model that reads text, and this is a plain network.",
+            do="Look at its places with --place, or in Python with gf.look and gf.neuron.",
+        )
     if path.suffix.lower() != ".html":
         raise UsageError(f"A page cannot be written as {path.name}.", expected="A name ending in .html.")
     found = summary(model, text, target=target)
@@ -65,7 +71,7 @@ def _sections(
     model: Loaded, text: Text, target: Text | None
 ) -> list[tuple[str, str, Callable[[], list[str]]]]:
     """(title, what it is and the function that gives it, how to draw it)."""
-    config, both = model.config, {"target": target}
+    config = model.config
     attention = ("Where it looks", "Scores q.k, divided by the root of the head's size, masked, and as a softmax: "
                  "gf.look(..., 'blocks.*.attn.*').", lambda: _attention(model, text, target))  # fmt: skip
     rest: list[tuple[str, str, Callable[[], list[str]]]] = []
@@ -73,12 +79,12 @@ def _sections(
         last = summary(model, text, target=target, top=2).answers
         rest = [
             ("What each layer would say", "The logit lens: the last norm and head on every layer; gf.lens.",
-             lambda: [_figure(lens(model, text, **both).chart())]),
+             lambda: [_figure(lens(model, text, target=target).chart())]),
             ("Why this token rather than that one", "What each part adds to the difference of the two likeliest "
              "tokens' logits; gf.attribute.",
-             lambda: [_figure(attribute(model, text, last[0]["id"], last[1]["id"], **both).chart())]),
+             lambda: [_figure(attribute(model, text, last[0]["id"], last[1]["id"], target=target).chart())]),
             ("How the next token is drawn", "Temperature 0.8 and top-p 0.9 on the whole vocabulary; gf.sampling_view.",
-             lambda: [_figure(sampling_view(model, text, temperature=0.8, top_p=0.9, **both).chart())]),
+             lambda: [_figure(sampling_view(model, text, temperature=0.8, top_p=0.9, target=target).chart())]),
             ("Who is to blame", "The gradient of the loss, at places and at weights; gf.blame.",
              lambda: _blame(model, text, target)),
         ]  # fmt: skip
@@ -195,7 +201,7 @@ def _places(model: Loaded, text: Text, target: Text | None) -> list[str]:
 def _figure(spec: charts.Spec) -> str:
     """The chart as it is; the sentence about the extra where it is missing."""
     drawn = charts.svg(spec)
-    return drawn and page.figure(drawn, "", own_size=True) or page.notes([_WITHOUT])
+    return (drawn and page.figure(drawn, "", own_size=True)) or page.notes([_WITHOUT])
 
 
 _WITHOUT = "Drawing needs Altair and vl-convert: pip install 'glassformer[plots]'."

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError, nearest
@@ -109,7 +110,12 @@ class Trace(Mapping[str, Tensor]):
         for name, tensor in self.tensors.items():
             finite = tensor.double()[tensor.isfinite()].cpu().numpy()
             masked = int(tensor.isneginf().sum()) if name.endswith(".scores") else 0
-            of = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+            of: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+                "mean": np.mean,
+                "std": np.std,
+                "min": np.min,
+                "max": np.max,
+            }
             numbers: dict[str, Any] = {
                 key: float(f(finite)) if len(finite) else None for key, f in of.items()
             }
