@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
+from glassformer.look.attention import concentration
 from glassformer.look.explain_answer import answer_steps
 from glassformer.look.explain_attention import attention
 from glassformer.look.explain_feedforward import feedforward
@@ -31,7 +32,6 @@ from glassformer.look.explain_network import network_row, network_steps
 from glassformer.look.explain_seen import Seen, Step, quoted
 from glassformer.look.explain_stream import beginning, norm_step, other_blocks, residual
 from glassformer.look.explanation import Explanation
-from glassformer.look.attention import concentration
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.trace import Recorder
 from glassformer.model.mlp import Network

@@ -84,7 +84,7 @@ def _sections(
              "tokens' logits; gf.attribute.",
              lambda: [_figure(attribute(model, text, last[0]["id"], last[1]["id"], target=target).chart())]),
             ("How the next token is drawn", "Temperature 0.8 and top-p 0.9 on the whole vocabulary; gf.sampling_view.",
-             lambda: [_figure(sampling_view(model, text, temperature=0.8, top_p=0.9, target=target).chart())]),
+             lambda: [_figure(sampling_view(model, text, temperature=0.8, top_p=0.9, top=10, target=target).chart())]),
             ("Who is to blame", "The gradient of the loss, at places and at weights; gf.blame.",
              lambda: _blame(model, text, target)),
         ]  # fmt: skip
