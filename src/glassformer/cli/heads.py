@@ -9,7 +9,6 @@ from glassformer import charts
 from glassformer.cli.model import Precision, open_model
 from glassformer.cli.terminal import document, facts, note, table
 
-
 _IN_NAME = ("attention", "layer", "head")
 
 
