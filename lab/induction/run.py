@@ -83,8 +83,8 @@ def watch(folder: Path, layers: int, steps: int, seed: int) -> list[dict[str, An
             best = {score: found.ranked(score, top=1)[0] for score in SCORES}
             seen.append(
                 {"seed": seed, "layers": layers, "step": event["step"]}
-                | {"first_half": found.first_half, "second_half": found.second_half}
-                | {score: row[score] for score, row in best.items()}
+                | {half: round(getattr(found, half), 4) for half in ("first_half", "second_half")}
+                | {score: round(row[score], 4) for score, row in best.items()}
                 | {f"{score}_head": row["name"] for score, row in best.items()}
             )
 
@@ -103,7 +103,7 @@ def summary(seen: list[dict[str, Any]]) -> dict[str, Any]:
 
     return {
         **last,
-        "share": last["second_half"] / last["first_half"],
+        "share": round(last["second_half"] / last["first_half"], 4),
         "highest_induction": max(row["induction"] for row in seen),
         "step_of_previous_token_head": first([row["previous_token"] >= 0.6 for row in seen]),
         "step_of_induction_head": first([row["induction"] >= 0.6 for row in seen]),

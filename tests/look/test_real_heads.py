@@ -43,6 +43,6 @@ def test_the_loss_falls_as_far_when_the_tokens_come_again(found: gf.Heads) -> No
     assert found.second_half == pytest.approx(2.84, abs=0.6)
 
 
-def test_the_induction_head_rests_on_the_first_token_of_a_text_without_repetition(found: gf.Heads) -> None:
+def test_on_an_ordinary_text_the_induction_head_rests_on_the_first_token(found: gf.Heads) -> None:
     (head,) = [row for row in found.rows() if row["name"] == "L18H6"]
     assert head["first_token"] > 0.8 and head["induction"] > 0.8 and head["duplicate_token"] < 0.1
