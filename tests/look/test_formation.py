@@ -15,10 +15,10 @@ from glassformer.look.summary import summary
 from glassformer.model.config import ModelConfig
 from glassformer.model.stacks import build
 from glassformer.run import checkpoints
-from glassformer.run.folder import TOKENIZER, Run
+from glassformer.run.folder import Run
 from glassformer.text.config import TokenizerConfig
 from glassformer.text.tokenizer import Tokenizer
-from glassformer.use.load import load
+from glassformer.use.load import TOKENIZER, load
 
 TEXT = "the cat sat"
 STEPS = (10, 20, 30, 40)
