@@ -171,7 +171,7 @@ def test_models_without_answers_and_several_rows_are_refused() -> None:
         integrated_gradients(member("gpt2"), torch.tensor([IDS, IDS]))
     with pytest.raises(UsageError, match="no effect"):
         integrated_gradients(member("classifier"), IDS, position=2)
-    with pytest.raises(UsageError, match="knows ids"):
+    with pytest.raises(UsageError, match="knows tokens as numbers"):
         integrated_gradients(member("gpt2"), IDS, token="a")
 
 

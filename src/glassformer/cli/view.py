@@ -12,7 +12,8 @@ from glassformer import charts
 from glassformer.cli.model import Precision, open_model
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
-from glassformer.look.embedding import Vectors, shown
+from glassformer.look.embedding import Vectors
+from glassformer.look.reading import visible
 
 view = App(name="view", help="Look at one part: a neuron, the positions, the token vectors, the next token.")
 
@@ -255,7 +256,7 @@ def _save(found: Any, chart: str | None, out: Path | None) -> None:
 
 def _seen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """With tokens whose spaces and line ends can be seen."""
-    return [{**row, "token": shown(row["token"]), "id": str(row["id"])} for row in rows]
+    return [{**row, "token": visible(row["token"]), "id": str(row["id"])} for row in rows]
 
 
 def _first(rows: list[dict[str, Any]], top: int) -> None:

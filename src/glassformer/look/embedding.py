@@ -22,7 +22,7 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import ModelError, UsageError
-from glassformer.look.reading import Reading
+from glassformer.look.reading import Reading, visible
 from glassformer.model.transformer import Transformer
 from glassformer.text.tokenizer import Tokenizer
 from glassformer.use.load import Loaded
@@ -140,14 +140,9 @@ def transformer_of(model: object) -> tuple[Transformer, Tokenizer | None]:
 
 def distinct(words: Sequence[str], ids: Sequence[int]) -> list[str]:
     """Names for a chart, the number added where two look alike."""
-    names = [shown(word) for word in words]
+    names = [visible(word) for word in words]
     count = Counter(names)
     return [f"{name} #{i}" if count[name] > 1 else name for name, i in zip(names, ids, strict=True)]
-
-
-def shown(word: str) -> str:
-    """A token with its spaces and line ends to be seen."""
-    return repr(word)[1:-1].replace(" ", "·") or "(empty)"
 
 
 def _readable(words: Sequence[str], points: Float[Tensor, "row 2"]) -> list[str]:

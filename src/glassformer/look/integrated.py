@@ -27,6 +27,7 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import ModelError, UsageError
+from glassformer.look.asked import position_of, token_id
 from glassformer.look.per_token import class_number
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.straight_line import Line
@@ -249,12 +250,10 @@ class _Answer:
             raise ModelError(
                 "This encoder gives out vectors, no answers.", expected="A head 'tokens' or 'classes'."
             )
-        length = reading.inputs[-1].shape[1]
-        if not -length <= position < length:
-            raise UsageError(f"There is no position {position}.", expected=f"The row has {length} tokens.")
-        pair = len(reading.inputs) == 2
+        pair, length = len(reading.inputs) == 2, reading.inputs[-1].shape[1]
         vectors = ("encoder.embed", "decoder.embed") if pair else ("embed",)
-        return cls("logits", vectors, position % length, length * config.vocab_size, None, reading)  # type: ignore[union-attr]
+        scores = length * config.vocab_size  # type: ignore[union-attr]
+        return cls("logits", vectors, position_of(reading, position), scores, None, reading)
 
     def scores(self, reading: Reading, see: Any) -> Float[Tensor, "row answer"]:
         """log p of every answer; of a plain network's yes and no log p of yes, of its numbers the numbers."""
@@ -271,22 +270,7 @@ class _Answer:
     def number(self, token: int | str) -> int:
         if self.names is not None:
             return class_number(token, self.names)
-        tokenizer, most = self.reading.tokenizer, self.reading.model.config.vocab_size  # type: ignore[union-attr]
-        if isinstance(token, str):
-            if tokenizer is None:
-                raise UsageError("A bare model knows ids, not text.", do="Give the token as an id.")
-            ids = (
-                [tokenizer.specials[token]]
-                if token in tokenizer.specials
-                else tokenizer.encode(token).tolist()
-            )
-            if len(ids) != 1:
-                parts = ", ".join(map(repr, self.reading.words(ids)))
-                raise UsageError(f"{token!r} is {len(ids)} tokens: {parts}.", expected="One token.")
-            return int(ids[0])
-        if not 0 <= token < most:
-            raise UsageError(f"There is no token {token}.", expected=f"0 to {most - 1}.")
-        return int(token)
+        return token_id(self.reading, token)
 
     def name(self, number: int) -> str:
         return self.reading.words([number])[0] if self.names is None else self.names[number]

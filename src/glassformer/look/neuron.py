@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from glassformer import charts
 from glassformer.errors import UsageError
-from glassformer.look.embedding import distinct, shown
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.look.embedding import distinct
+from glassformer.look.reading import Model, Reading, Text, visible
 from glassformer.look.trace import Recorder, look
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.mlp import Network
@@ -183,7 +183,8 @@ class NeuronSheet:
                                title=f"{title} at {self.at!r}: {self.sums[0].seen:.3g}")  # fmt: skip
         if of == "positions":
             rows = [
-                {**row, "name": f"{p} {shown(self.labels[p])}"} for p, row in enumerate(self.position_rows())
+                {**row, "name": f"{p} {visible(self.labels[p])}"}
+                for p, row in enumerate(self.position_rows())
             ]
             title = f"{title}: activation"
             if len(rows) > _BARS:

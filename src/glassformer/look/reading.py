@@ -155,11 +155,8 @@ class Reading:
 
 
 def visible(token: str) -> str:
-    """A token for a table or a label: spaces at its ends as ·, line ends and tabs as \\n and \\t."""
-    inner = token.strip(" ")
-    before = len(token) - len(token.lstrip(" ")) if inner else len(token)
-    shown = "·" * before + inner + "·" * (len(token) - before - len(inner))
-    return shown.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    """A token for a table or a label, with its spaces (as ·), line ends and tabs to be seen."""
+    return repr(token)[1:-1].replace(" ", "·") or "(empty)"
 
 
 def _of_rows(model: Predictor | Network, rows: Any) -> Reading:
