@@ -135,3 +135,11 @@ def test_an_exported_model_is_what_others_expect_and_is_replaced_as_a_whole(tmp_
 def test_a_model_from_elsewhere_has_nothing_to_be_held_against(tmp_path: Path) -> None:
     save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors")
     assert verify_model(tmp_path) == []
+
+
+@pytest.mark.parametrize(("saves", "keep"), [(7, 3), (7, 7), (7, 10), (7, 1), (12, 9)])
+def test_as_many_of_the_newest_stay_as_are_to_be_kept_and_no_fewer(tmp_path: Path, saves: int, keep: int) -> None:
+    for step in range(1, saves + 1):
+        checkpoints.save(tmp_path, step, {"model": {"w": torch.ones(2)}}, {}, keep=keep)
+        found = [one.step for one in checkpoints.list_checkpoints(tmp_path)]
+        assert found == list(range(max(1, step - keep + 1), step + 1))

@@ -227,7 +227,7 @@ def _read(
 def _thin_out(folder: Path, saved: int, keep: int, keep_every: int | None) -> None:
     """Remove what need not be kept, but only once the one just saved has been read back and is whole."""
     older = [(step, path) for step, path in _steps(folder) if step != saved]
-    recent = older[len(older) - max(0, keep - 1) :]
+    recent = older[max(0, len(older) - max(0, keep - 1)) :]
     spare = [item for item in older if item not in recent and not (keep_every and item[0] % keep_every == 0)]
     if not spare:
         return
