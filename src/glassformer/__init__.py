@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.interop import attention_tuple, transformer_lens_names
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -57,11 +58,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
     "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
+    "Translation", "apply_temperature", "attention_tuple", "checkup", "classify", "embed", "fill", "from_pretrained",
+    "generate",
     "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
     "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
     "stream", "text_report", "train",
-    "training", "translate", "write_report",
+    "training", "transformer_lens_names", "translate", "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -89,6 +91,7 @@ _ROOMS = {
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
+    "look.interop": ["attention_tuple", "transformer_lens_names"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

@@ -59,6 +59,12 @@ def matching(known: Sequence[str], places: Places) -> list[str]:
     return [name for name in known if name in found]
 
 
+class NotRecorded(UsageError, KeyError):
+    """A KeyError as well, so that `in` and `get` work as on any mapping."""
+
+    __str__ = Exception.__str__  # KeyError's shows the sentence in quotes
+
+
 @dataclass(frozen=True, slots=True)
 class Trace(Mapping[str, Tensor]):
     """Place -> its numbers, in the order of the forward pass."""
@@ -71,7 +77,7 @@ class Trace(Mapping[str, Tensor]):
     def __getitem__(self, place: str) -> Tensor:
         name = canonical(place)
         if name not in self.tensors:
-            raise UsageError(f"{place!r} was not recorded; {nearest(name, self.tensors)}")
+            raise NotRecorded(f"{place!r} was not recorded; {nearest(name, self.tensors)}")
         return self.tensors[name]
 
     def __iter__(self) -> Iterator[str]:
