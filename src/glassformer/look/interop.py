@@ -5,8 +5,9 @@
 
 TransformerLens's names are ours with `hook_` before the last word; shapes and axes are the same but for
 `hook_pos_embed`, which there has a batch axis. Where it has no name of its own (`attn.dots`, cross-attention's
-norm) ours gets the same `hook_`, so that every name leads back: `trace[theirs] is trace[ours]`. As with
-transformers' `output_attentions=True`, attention is one tensor for each layer: (batch, head, query, key).
+norm) ours gets the same `hook_`, so that every name leads back: `trace[theirs] is trace[ours]`.
+`hook_normalized` includes gain and bias, as in HookedTransformer; TransformerLens 4 calls that `hook_out`.
+As with transformers' `output_attentions=True`, attention is one tensor for each layer: (batch, head, query, key).
 """
 
 from __future__ import annotations
