@@ -134,7 +134,13 @@ def look(
     _check_memory(reading, [name for name in known if recorder.wants(name)])
     with torch.no_grad():
         output = reading.run(recorder)
-    return Trace(reading, recorder.seen, _warnings(reading, output))
+    model = reading.model
+    others = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers(), *reading.inputs)}
+    held = {  # a weight that is a place of its own, such as all of the position vectors, may change later
+        name: y.clone() if y.untyped_storage().data_ptr() in others else y
+        for name, y in recorder.seen.items()
+    }
+    return Trace(reading, held, _warnings(reading, output))
 
 
 def shape(reading: Reading, place: str) -> tuple[int, ...]:
