@@ -24,7 +24,9 @@ def drawn(model: Any, std: float = 0.2, seed: int = 0) -> Any:
 def ours(model: Any) -> Transformer:
     """Our model with their weights, by way of the names in their files."""
     fields = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    head = "embed_out" if fields["model_type"] == "gpt_neox" else "lm_head"  # in memory NeoX's has another name
+    head = (
+        "embed_out" if fields["model_type"] == "gpt_neox" else "lm_head"
+    )  # in memory NeoX's has another name
     state = {
         name.replace("lm_head", head): weight for name, weight in model.state_dict(keep_vars=True).items()
     }

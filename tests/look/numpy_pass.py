@@ -91,7 +91,9 @@ class _Pass(_Known):
         inside = re.fullmatch(r"(blocks|encoder|decoder)\.(\d+)\.(.+)", place)
         if inside:
             return self.in_block(inside[1], int(inside[2]), inside[3])
-        stack, _, last = place.rpartition(".") if place.startswith(("encoder.", "decoder.")) else ("", "", place)
+        stack, _, last = (
+            place.rpartition(".") if place.startswith(("encoder.", "decoder.")) else ("", "", place)
+        )
         if ".ln_final" in place or "embed_ln" in place:
             stack, last = (place.split(".", 1)) if place.startswith(("encoder.", "decoder.")) else ("", place)
         if last.startswith("ln_final"):
@@ -213,7 +215,11 @@ class _Pass(_Known):
             given = self.stack_end("encoder") if cross and name != "q" else x
             y = self.linear(given, f"{weights}.qkv", slice(ends[number], ends[number + 1]))
             y = y.reshape(*y.shape[:2], -1, size)
-            return self.norm(y, f"{weights}.k_norm", ".normalized") if cross and name == "k" and config.qk_norm else y
+            return (
+                self.norm(y, f"{weights}.k_norm", ".normalized")
+                if cross and name == "k" and config.qk_norm
+                else y
+            )
         if name in ("rot_q", "rot_k"):
             y = seen(name[-1])
             y = self.norm(y, f"{weights}.{name[-1]}_norm", ".normalized") if config.qk_norm else y

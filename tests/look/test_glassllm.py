@@ -68,7 +68,9 @@ def ours(theirs: Any) -> Transformer:
         state |= {
             f"{name}.norm1.weight": torch.from_numpy(block.norm1.gamma.data.copy()),
             f"{name}.norm2.weight": torch.from_numpy(block.norm2.gamma.data.copy()),
-            f"{name}.attn.qkv.weight": torch.cat([rows(attn.W_Q, True), rows(attn.W_K, True), rows(attn.W_V)]),
+            f"{name}.attn.qkv.weight": torch.cat(
+                [rows(attn.W_Q, True), rows(attn.W_K, True), rows(attn.W_V)]
+            ),
             f"{name}.attn.out.weight": rows(attn.W_O),
             f"{name}.mlp.up.weight": torch.cat([rows(ffn.W1), rows(ffn.W3)]),
             f"{name}.mlp.down.weight": rows(ffn.W2),

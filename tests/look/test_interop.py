@@ -44,7 +44,13 @@ def block(stack: str, *, cross: bool = False) -> list[str]:
     ]
 
 
-OUTSIDE = ["hook_embed", "ln_final.hook_scale", "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"]
+OUTSIDE = [
+    "hook_embed",
+    "ln_final.hook_scale",
+    "ln_final.hook_normalized",
+    "unembed.hook_in",
+    "unembed.hook_out",
+]
 ROTARY = ["blocks.0.attn.hook_rot_q", "blocks.0.attn.hook_rot_k"]
 
 
@@ -72,7 +78,10 @@ def test_no_name_of_transformer_lens_is_missing(own: dict[str, Any], theirs: lis
 
 @pytest.mark.parametrize(
     "own",
-    [GPT2, {"gated": True, "kv_heads": 2, "qk_norm": True}, {"kind": "encoder", "positions": "alibi"}, {"kind": "encoder-decoder"}],
+    [
+        GPT2, {"gated": True, "kv_heads": 2, "qk_norm": True}, {"kind": "encoder", "positions": "alibi"},
+        {"kind": "encoder-decoder"},
+    ],
     ids=["gpt2", "llama", "encoder", "encoder-decoder"],
 )  # fmt: skip
 def test_every_name_leads_back_to_the_place_it_came_from_and_nothing_is_copied(own: dict[str, Any]) -> None:
@@ -103,7 +112,9 @@ def test_a_tuple_of_patterns_has_one_for_each_layer_or_says_which_is_missing() -
     model = loaded(3)
     tuples = gf.attention_tuple(gf.look(model, "the cat"))
     assert [one.shape for one in tuples] == [(1, 4, 7, 7)] * 3
-    with pytest.raises(UsageError, match=r"2 of 3 layers.*'blocks.0.attn.pattern' first.*'blocks.\*.attn.pattern'"):
+    with pytest.raises(
+        UsageError, match=r"2 of 3 layers.*'blocks.0.attn.pattern' first.*'blocks.\*.attn.pattern'"
+    ):
         gf.attention_tuple(gf.look(model, "the cat", "blocks.1.attn.pattern"))
     with pytest.raises(UsageError, match=r"kind 'decoder'.*which = 'cross'"):
         gf.attention_tuple(gf.look(model, "the cat"), "cross")

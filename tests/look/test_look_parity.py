@@ -48,7 +48,9 @@ def pair(name: str, dtype: torch.dtype) -> tuple[gf.Trace, Any]:
     asked = {"output_attentions": True, "output_hidden_states": True}
     with torch.no_grad():
         if name == "MarianMTModel":
-            return gf.look(ours(model), SOURCE, "*", target=IDS), model(SOURCE, decoder_input_ids=IDS, **asked)
+            return gf.look(ours(model), SOURCE, "*", target=IDS), model(
+                SOURCE, decoder_input_ids=IDS, **asked
+            )
         return gf.look(ours(model), IDS, "*"), model(IDS, **asked)
 
 

@@ -16,8 +16,21 @@ from glassformer.model.stacks import build
 
 WIDE = {"vocab": 31, "width": 24, "layers": 2, "heads": 4, "context": 16}
 GPT2 = {"positions": "learned", "norm": "layernorm", "bias": True, "activation": "gelu_tanh"}
-BERT = {**GPT2, "kind": "encoder", "norm_place": "post", "activation": "gelu", "embed_norm": True, "token_types": 2}
-PAPER = {"kind": "encoder-decoder", "norm": "layernorm", "norm_place": "post", "bias": True, "activation": "relu"}
+BERT = {
+    **GPT2,
+    "kind": "encoder",
+    "norm_place": "post",
+    "activation": "gelu",
+    "embed_norm": True,
+    "token_types": 2,
+}
+PAPER = {
+    "kind": "encoder-decoder",
+    "norm": "layernorm",
+    "norm_place": "post",
+    "bias": True,
+    "activation": "relu",
+}
 MODELS: dict[str, dict[str, Any]] = {
     "default": {},
     "llama": {"gated": True, "kv_heads": 2, "activation": "silu", "tied": False},
@@ -107,7 +120,9 @@ def test_between_them_they_show_every_place_of_the_table() -> None:
     from glassformer.model.network import NETWORK_PLACES
     from glassformer.model.places import PLACES, find, names
 
-    shown = {find(place).name for own in MODELS.values() for place in names(gf.ModelConfig(**{**WIDE, **own}))}
+    shown = {
+        find(place).name for own in MODELS.values() for place in names(gf.ModelConfig(**{**WIDE, **own}))
+    }
     assert shown == {place.name for place in PLACES}
     assert len(NETWORK_PLACES) == 5  # all of them are in "classes"
 

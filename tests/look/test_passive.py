@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,7 +28,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "default": {},
     "gpt2": {"positions": "learned", "norm": "layernorm", "bias": True, "activation": "gelu_tanh"},
     "llama": {"gated": True, "kv_heads": 2, "activation": "silu", "qk_norm": True},
-    "encoder": {"kind": "encoder", "norm": "layernorm", "norm_place": "post", "embed_norm": True, "bias": True},
+    "encoder": {
+        "kind": "encoder",
+        "norm": "layernorm",
+        "norm_place": "post",
+        "embed_norm": True,
+        "bias": True,
+    },
     "encoder-decoder": {"kind": "encoder-decoder", "positions": "sinusoidal"},
 }
 IDS, SOURCE = torch.arange(40).view(2, 20) % 31, torch.arange(46).view(2, 23) % 31
@@ -43,7 +52,9 @@ def drawn(own: dict[str, Any], **sizes: Any) -> Any:
 
 def output(model: Any, **see: Any) -> Tensor:
     with torch.no_grad():
-        result: Tensor = model(SOURCE, IDS, **see) if model.config.kind == "encoder-decoder" else model(IDS, **see)
+        result: Tensor = (
+            model(SOURCE, IDS, **see) if model.config.kind == "encoder-decoder" else model(IDS, **see)
+        )
     return result
 
 
@@ -112,6 +123,46 @@ def test_what_is_held_is_what_was_asked_for_to_the_byte(name: str) -> None:
         assert held == foretold == [tensor.numel() * tensor.element_size() for tensor in trace.values()]
 
 
+@pytest.mark.slow
+def test_a_trace_of_a_135m_model_takes_little_more_than_what_it_was_asked_for() -> None:
+    """SmolLM2's shape, 512 tokens: the peak over a plain pass rises by what is kept and one layer's own numbers."""
+    config = gf.ModelConfig(
+        vocab=49152, width=576, layers=30, heads=9, kv_heads=3, feedforward=1536, gated=True, activation="silu",
+        context=512,
+    )  # fmt: skip
+    model, ids = build(config).eval(), torch.arange(512)[None]
+    plain = rise(lambda: output_of(model, ids))
+    for places in ("blocks.*.resid_post", "blocks.*.attn.pattern", "blocks.29.*"):
+        kept: list[gf.Trace] = []
+        risen = rise(lambda places=places, kept=kept: kept.append(gf.look(model, ids, places)))
+        asked = sum(tensor.numel() * tensor.element_size() for tensor in kept[0].values())
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept[0].values()) == asked > 3e7
+        print(
+            f"{places}: asked {asked / 1e6:.0f} MB, peak {risen / 1e6:.0f} MB, plain pass {plain / 1e6:.0f} MB"
+        )
+        assert risen <= plain + asked + 64e6
+
+
+def output_of(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model(ids)
+    return result
+
+
+def rise(call: Callable[[], Any]) -> int:
+    """How far the resident memory of this process rises while it is made, as Linux counts it."""
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    except OSError:
+        pytest.skip("this system keeps no count of peaks that can be set back")
+    call()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak
+    return 1024 * int(peak[1]) - before
+
+
 def test_what_is_held_is_no_part_of_the_model_or_of_its_inputs() -> None:
     """A row as long as the context asks for all of the table of positions: a copy is given, not the weight."""
     model = drawn(MODELS["gpt2"], context=20)
@@ -134,7 +185,9 @@ def test_a_request_larger_than_memory_is_refused_with_its_size(monkeypatch: pyte
         if fits:
             traced(model, "*")
             continue
-        with pytest.raises(ModelError, match=r"\d places hold [\d.]+ .?i?B for this text; .* are free. Ask for fewer"):
+        with pytest.raises(
+            ModelError, match=r"\d places hold [\d.]+ .?i?B for this text; .* are free. Ask for fewer"
+        ):
             traced(model, "*")
 
 

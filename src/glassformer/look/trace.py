@@ -135,7 +135,9 @@ def look(
     with torch.no_grad():
         output = reading.run(recorder)
     model = reading.model
-    others = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers(), *reading.inputs)}
+    others = {
+        one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers(), *reading.inputs)
+    }
     held = {  # a weight that is a place of its own, such as all of the position vectors, may change later
         name: y.clone() if y.untyped_storage().data_ptr() in others else y
         for name, y in recorder.seen.items()
@@ -145,32 +147,42 @@ def look(
 
 def shape(reading: Reading, place: str) -> tuple[int, ...]:
     """How large a place's tensor will be, before the pass."""
-    config = reading.model.config
-    sizes: dict[str, int]
-    if isinstance(config, ModelConfig):
-        side = 0 if place.startswith("encoder.") else -1
-        batch, positions = reading.inputs[side].shape
-        keys = reading.inputs[0].shape[1] if ".cross_attn." in place else positions
-        if place.endswith((".cross_attn.k", ".cross_attn.v")):
-            positions = keys
-        sizes = {
-            "batch": batch, "position": positions, "query": positions, "key": keys, "next": positions - 1,
-            "head": config.num_heads, "kv_head": config.num_kv_heads, "head_size": config.head_width,
-            "width": config.width, "feedforward": config.ff_width, "vocab": config.vocab_size, "one": 1,
-            "class": config.classes or 0,
-        }  # fmt: skip
-    else:
-        layer = int(place.split(".")[1]) if place.startswith("layers.") else 0
-        sizes = {
-            "row": len(reading.inputs[0]), "input": config.widths[0], "output": config.widths[-1],
-            "neuron": config.widths[layer + 1],
-        }  # fmt: skip
+    sizes = _sizes(reading, *_side(place))
     return tuple(sizes[axis] for axis in reading.axes(place))
+
+
+def _side(place: str) -> tuple[int, int]:
+    """Where a place's positions and keys lie: 0 in the text that is read, -1 in the one that is written."""
+    if place.startswith("layers."):  # a plain network's hidden layer, by its number
+        return int(place.split(".")[1]), 0
+    if place.startswith("encoder.") or place.endswith((".cross_attn.k", ".cross_attn.v")):
+        return 0, 0
+    return -1, 0 if ".cross_attn." in place else -1
+
+
+def _sizes(reading: Reading, side: int, keys: int) -> dict[str, int]:
+    """How long each axis is."""
+    config = reading.model.config
+    if not isinstance(config, ModelConfig):
+        return {
+            "row": len(reading.inputs[0]), "input": config.widths[0], "output": config.widths[-1],
+            "neuron": config.widths[side + 1],
+        }  # fmt: skip
+    batch, positions = reading.inputs[side].shape
+    return {
+        "batch": batch, "position": positions, "query": positions, "key": reading.inputs[keys].shape[1],
+        "next": positions - 1, "head": config.num_heads, "kv_head": config.num_kv_heads,
+        "head_size": config.head_width, "width": config.width, "feedforward": config.ff_width,
+        "vocab": config.vocab_size, "one": 1, "class": config.classes or 0,
+    }  # fmt: skip
 
 
 def _check_memory(reading: Reading, places: Sequence[str]) -> None:
     entry = next(reading.model.parameters()).element_size()
-    needed = sum(math.prod(shape(reading, place)) for place in places) * entry
+    sizes = {side: _sizes(reading, *side) for side in {_side(place) for place in places}}
+    needed = entry * sum(
+        math.prod(map(sizes[_side(place)].__getitem__, reading.axes(place))) for place in places
+    )
     free = free_memory_bytes()
     if free is not None and needed > free:
         raise ModelError(
