@@ -14,7 +14,9 @@ import glassformer as gf
 LOGITS, ATTENTION, HIDDEN = 5e-5, 2e-5, 5e-5
 SMALL = {"vocab_size": 97, "max_position_embeddings": 32}
 CONFIGS: dict[str, Any] = {
-    "GPT2LMHeadModel": transformers.GPT2Config(vocab_size=97, n_positions=32, n_embd=128, n_layer=4, n_head=4),
+    "GPT2LMHeadModel": transformers.GPT2Config(
+        vocab_size=97, n_positions=32, n_embd=128, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0,
+    ),
     "LlamaForCausalLM": transformers.LlamaConfig(
         **SMALL, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=200,

@@ -197,9 +197,11 @@ def _alone(y: Tensor) -> Tensor:
 
 
 def _warnings(reading: Reading, output: Tensor) -> tuple[str, ...]:
+    weights = dict(reading.model.named_parameters())
+    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in weights.values()])
     found = []
-    for name, weight in reading.model.named_parameters():
-        if not weight.detach().sum().isfinite() and (bad := int((~weight.isfinite()).sum())):
+    for (name, weight), finite in zip(weights.items(), sums.isfinite().tolist(), strict=True):
+        if not finite and (bad := int((~weight.isfinite()).sum())):
             found.append(f"{name}: {bad:,} of {weight.numel():,} weights are not finite.")
     if not found and not output.sum().isfinite() and (bad := int((~output.isfinite()).sum())):
         found.append(
