@@ -51,10 +51,12 @@ class Recorder:
 def matching(known: Sequence[str], places: Places) -> list[str]:
     """The known places that are meant, in their order. Raises UsageError with the nearest for one that is not."""
     found: set[str] = set()
+    exact = set(known)
     for pattern in [places] if isinstance(places, str) else places:
-        these = fnmatch.filter(known, canonical(pattern))
+        name = canonical(pattern)
+        these = [name] if name in exact else fnmatch.filter(known, name)
         if not these:
-            raise UsageError(f"This model has no place {pattern!r}; {nearest(canonical(pattern), known)}")
+            raise UsageError(f"This model has no place {pattern!r}; {nearest(name, known)}")
         found.update(these)
     return [name for name in known if name in found]
 
