@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from glassformer.look.formation import Formation, probe
     from glassformer.look.heads import Heads, heads
     from glassformer.look.integrated import Integrated, integrated_gradients
+    from glassformer.look.interop import attention_tuple, transformer_lens_names
     from glassformer.look.lens import Lens, lens
     from glassformer.look.neuron import NeuronSheet, loudest, neuron
     from glassformer.look.page import write_page
@@ -105,6 +106,7 @@ __all__ = [
     "Trace",
     "Translation",
     "apply_temperature",
+    "attention_tuple",
     "attribute",
     "blame",
     "block_backward",
@@ -146,6 +148,7 @@ __all__ = [
     "text_report",
     "train",
     "training",
+    "transformer_lens_names",
     "translate",
     "write_page",
     "write_report",
@@ -193,6 +196,7 @@ _ROOMS = {
     "look.integrated": ["Integrated", "integrated_gradients"],
     "look.explain": ["explain"],
     "look.explanation": ["Explanation"],
+    "look.interop": ["attention_tuple", "transformer_lens_names"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

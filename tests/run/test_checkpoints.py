@@ -138,7 +138,9 @@ def test_a_model_from_elsewhere_has_nothing_to_be_held_against(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("saves", "keep"), [(7, 3), (7, 7), (7, 10), (7, 1), (12, 9)])
-def test_as_many_of_the_newest_stay_as_are_to_be_kept_and_no_fewer(tmp_path: Path, saves: int, keep: int) -> None:
+def test_as_many_of_the_newest_stay_as_are_to_be_kept_and_no_fewer(
+    tmp_path: Path, saves: int, keep: int
+) -> None:
     for step in range(1, saves + 1):
         checkpoints.save(tmp_path, step, {"model": {"w": torch.ones(2)}}, {}, keep=keep)
         found = [one.step for one in checkpoints.list_checkpoints(tmp_path)]

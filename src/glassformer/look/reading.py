@@ -91,8 +91,9 @@ class Reading:
         """What the model's forward returns (logits, of a network its prediction), dropout off. `weights` stand in
         for the model's own of these names. Gradients are tracked where the caller has them on and asks for some:
         of a model from `gf.load` no weight asks, so give `weights` that do."""
-        training = self.model.training
-        self.model.eval()
+        learning = [module for module in self.model.modules() if module.training]
+        for module in learning:
+            module.training = False
         try:
             given: Tensor = (
                 self.model(*self.inputs, see=see)
@@ -100,7 +101,8 @@ class Reading:
                 else functional_call(self.model, dict(weights), self.inputs, {"see": see})
             )
         finally:
-            self.model.train(training)
+            for module in learning:
+                module.training = True
         return given
 
     def weights(self, *, gradient: bool = False, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,20 +55,22 @@ class Recorder:
 def matching(known: Sequence[str], places: Places) -> list[str]:
     """The known places that are meant, in their order. Raises UsageError with the nearest for one that is not."""
     found: set[str] = set()
+    exact = set(known)
     for pattern in [places] if isinstance(places, str) else places:
-        these = fnmatch.filter(known, canonical(pattern))
+        name = canonical(pattern)
+        these = [name] if name in exact else fnmatch.filter(known, name)
         if not these:
-            numbers = [
-                int(name.split(".")[1])
-                for name in known
-                if name.split(".")[1:2] != [] and name.split(".")[1].isdigit()
-            ]
-            layers = f"Its layers are 0 to {max(numbers)}." if numbers else ""
-            raise UsageError(
-                f"This model has no place {pattern!r}; {nearest(canonical(pattern), known)}", expected=layers
-            )
+            numbers = re.findall(r"(?<=\.)\d+(?=\.)", " ".join(known))
+            layers = f"Its layers are 0 to {max(map(int, numbers))}." if numbers else ""
+            raise UsageError(f"This model has no place {pattern!r}; {nearest(name, known)}", expected=layers)
         found.update(these)
     return [name for name in known if name in found]
+
+
+class NotRecorded(UsageError, KeyError):
+    """A KeyError as well, so that `in` and `get` work as on any mapping."""
+
+    __str__ = Exception.__str__  # KeyError's shows the sentence in quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Trace(Mapping[str, Tensor]):
     def __getitem__(self, place: str) -> Tensor:
         name = canonical(place)
         if name not in self.tensors:
-            raise UsageError(f"{place!r} was not recorded; {nearest(name, self.tensors)}")
+            raise NotRecorded(f"{place!r} was not recorded; {nearest(name, self.tensors)}")
         return self.tensors[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -153,37 +156,55 @@ def look(
     _check_memory(reading, [name for name in known if recorder.wants(name)])
     with torch.no_grad():
         output = reading.run(recorder)
-    return Trace(reading, recorder.seen, warnings(reading, output))
+    model = reading.model
+    others = {
+        one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers(), *reading.inputs)
+    }
+    held = {  # a weight that is a place of its own, such as all of the position vectors, may change later
+        name: y.clone() if y.untyped_storage().data_ptr() in others else y
+        for name, y in recorder.seen.items()
+    }
+    return Trace(reading, held, warnings(reading, output))
 
 
 def shape(reading: Reading, place: str) -> tuple[int, ...]:
     """How large a place's tensor will be, before the pass."""
-    config = reading.model.config
-    sizes: dict[str, int]
-    if isinstance(config, ModelConfig):
-        side = 0 if place.startswith("encoder.") else -1
-        batch, positions = reading.inputs[side].shape
-        keys = reading.inputs[0].shape[1] if ".cross_attn." in place else positions
-        if place.endswith((".cross_attn.k", ".cross_attn.v")):
-            positions = keys
-        sizes = {
-            "batch": batch, "position": positions, "query": positions, "key": keys, "next": positions - 1,
-            "head": config.num_heads, "kv_head": config.num_kv_heads, "head_size": config.head_width,
-            "width": config.width, "feedforward": config.ff_width, "vocab": config.vocab_size, "one": 1,
-            "class": config.classes or 0,
-        }  # fmt: skip
-    else:
-        layer = int(place.split(".")[1]) if place.startswith("layers.") else 0
-        sizes = {
-            "row": len(reading.inputs[0]), "input": config.widths[0], "output": config.widths[-1],
-            "neuron": config.widths[layer + 1],
-        }  # fmt: skip
+    sizes = _sizes(reading, *_side(place))
     return tuple(sizes[axis] for axis in reading.axes(place))
+
+
+def _side(place: str) -> tuple[int, int]:
+    """Where a place's positions and keys lie: 0 in the text that is read, -1 in the one that is written."""
+    if place.startswith("layers."):  # a plain network's hidden layer, by its number
+        return int(place.split(".")[1]), 0
+    if place.startswith("encoder.") or place.endswith((".cross_attn.k", ".cross_attn.v")):
+        return 0, 0
+    return -1, 0 if ".cross_attn." in place else -1
+
+
+def _sizes(reading: Reading, side: int, keys: int) -> dict[str, int]:
+    """How long each axis is."""
+    config = reading.model.config
+    if not isinstance(config, ModelConfig):
+        return {
+            "row": len(reading.inputs[0]), "input": config.widths[0], "output": config.widths[-1],
+            "neuron": config.widths[side + 1],
+        }  # fmt: skip
+    batch, positions = reading.inputs[side].shape
+    return {
+        "batch": batch, "position": positions, "query": positions, "key": reading.inputs[keys].shape[1],
+        "next": positions - 1, "head": config.num_heads, "kv_head": config.num_kv_heads,
+        "head_size": config.head_width, "width": config.width, "feedforward": config.ff_width,
+        "vocab": config.vocab_size, "one": 1, "class": config.classes or 0,
+    }  # fmt: skip
 
 
 def _check_memory(reading: Reading, places: Sequence[str]) -> None:
     entry = next(reading.model.parameters()).element_size()
-    needed = sum(math.prod(shape(reading, place)) for place in places) * entry
+    sizes = {side: _sizes(reading, *side) for side in {_side(place) for place in places}}
+    needed = entry * sum(
+        math.prod(map(sizes[_side(place)].__getitem__, reading.axes(place))) for place in places
+    )
     free = free_memory_bytes()
     if free is not None and needed > free:
         raise ModelError(
@@ -199,9 +220,11 @@ def _alone(y: Tensor) -> Tensor:
 
 def warnings(reading: Reading, output: Tensor) -> tuple[str, ...]:
     """What is wrong with the numbers of a pass: weights or outputs that are not finite."""
+    weights = dict(reading.model.named_parameters())
+    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in weights.values()])
     found = []
-    for name, weight in reading.model.named_parameters():
-        if not weight.detach().sum().isfinite() and (bad := int((~weight.isfinite()).sum())):
+    for (name, weight), finite in zip(weights.items(), sums.isfinite().tolist(), strict=True):
+        if not finite and (bad := int((~weight.isfinite()).sum())):
             found.append(f"{name}: {bad:,} of {weight.numel():,} weights are not finite.")
     if not found and not output.sum().isfinite() and (bad := int((~output.isfinite()).sum())):
         found.append(

@@ -14,6 +14,7 @@ what comes before and after its stacks is named after the stack too: `encoder.em
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from glassformer.errors import UsageError, nearest
@@ -43,6 +44,8 @@ def wants(see: See, *names: str) -> bool:
 
 def within(see: See, prefix: str) -> See:
     """`see` for one part of the model, which then needs not know where in the model it stands."""
+    if isinstance(see, _Within):  # a part of a part: one step, not two
+        return _Within(see.see, f"{see.prefix}.{prefix}")
     return unseen if see is unseen else _Within(see, prefix)
 
 
@@ -199,6 +202,7 @@ def names(config: ModelConfig) -> list[str]:
     return found + outputs
 
 
+@lru_cache(maxsize=4096)
 def find(name: str) -> Place:
     """The table's row of a place: `blocks.3.attn.hook_q -> blocks.{layer}.attn.q`."""
     general = re.sub(r"^(blocks|encoder|decoder)\.\d+\.", "blocks.{layer}.", canonical(name))
