@@ -138,7 +138,7 @@ def test_cells_may_hold_words_and_be_wider_than_high() -> None:
     spec = charts.heatmap(rows, "x", "y", "v", words="w", diverging=True, size=(300, 40))
     cells, text = spec["layer"]
     assert (spec["width"], spec["height"]) == (300, 40)
-    assert cells["encoding"]["color"]["scale"] == {"scheme": "blueorange", "domainMid": 0}
+    assert cells["encoding"]["color"]["scale"] == {"scheme": "blueorange", "domain": [-1, 1]}
     assert [row["w"] for row in text["data"]["values"]] == ["<0>", "<1>", "<2>"]
     assert charts.svg(spec) is None or "&lt;1&gt;" in str(charts.svg(spec))
 

@@ -153,10 +153,12 @@ def heatmap(
         }
         for axis, name, words in (("x", x, x_title), ("y", y, y_title))
     }
+    # as far down as up: a value near 0 is pale, whichever its sign and however large the others
+    most = max((abs(row[value]) for row in rows if _finite(row.get(value)) is not None), default=0) or 1
     encoding["color"] = {
         "field": value,
         "type": "quantitative",
-        "scale": {"scheme": "blueorange", "domainMid": 0} if diverging else {"scheme": "viridis"},
+        "scale": {"scheme": "blueorange", "domain": [-most, most]} if diverging else {"scheme": "viridis"},
         "legend": {"title": value_title or _words(value), "orient": "right", "direction": "vertical"},
     }
     box = (size, size) if isinstance(size, int) else size
