@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.ablate import Ablated, ablate
+    from glassformer.look.causal import CausalTrace, causal_trace
+    from glassformer.look.patch import Patched, patch
     from glassformer.look.trace import Trace, look
     from glassformer.model.config import ModelConfig
     from glassformer.model.mlp import Network
@@ -55,13 +58,14 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded", "ModelConfig", "Network", "NetworkConfig",
-    "Predictor", "Recipe", "Reliability", "Run", "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace",
-    "Translation", "apply_temperature", "checkup", "classify", "embed", "fill", "from_pretrained", "generate",
-    "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look", "open_table", "predict",
-    "reliability_of", "save_gguf", "save_model", "save_network", "save_predictions", "save_pretrained", "score",
-    "stream", "text_report", "train",
-    "training", "translate", "write_report",
+    "Ablated", "CausalTrace", "DataConfig", "Decoder", "Generation", "GlassformerError", "Loaded",
+    "ModelConfig", "Network", "NetworkConfig", "Patched", "Predictor", "Recipe", "Reliability", "Run",
+    "Score", "TableConfig", "Tokenizer", "TokenizerConfig", "Trace", "Translation", "ablate",
+    "apply_temperature", "causal_trace", "checkup", "classify", "embed", "fill", "from_pretrained",
+    "generate", "judge_predictions", "judge_translations", "load", "load_network", "load_recipe", "look",
+    "open_table", "patch", "predict", "reliability_of", "save_gguf", "save_model", "save_network",
+    "save_predictions", "save_pretrained", "score", "stream", "text_report", "train", "training", "translate",
+    "write_report",
 ]  # fmt: skip
 
 _ROOMS = {
@@ -89,6 +93,9 @@ _ROOMS = {
     "use.bleu": ["judge_translations"],
     "use.translate": ["Translation", "translate"],
     "look.trace": ["Trace", "look"],
+    "look.ablate": ["Ablated", "ablate"],
+    "look.causal": ["CausalTrace", "causal_trace"],
+    "look.patch": ["Patched", "patch"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

@@ -28,6 +28,8 @@ _VERBS = {
     "predict": "Say what a plain network makes of rows.",
     "calibrate": "Ask a plain network: says 70%, right 70%?",
     "score": "Measure how well a model predicts a text.",
+    "patch": "Find the numbers inside a model that carry its answer: activation patching, causal tracing.",
+    "ablate": "Switch off parts of a model and see what it loses.",
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",

@@ -79,7 +79,7 @@ class Patched:
     def labels(self) -> list[str]:
         """A name for each part: clean token, and corrupt one where it differs."""
         if self.by != "position":
-            return [str(part) for part in range(self.values.shape[1])] if self.by == "head" else ["all"]
+            return [f"H{part}" for part in range(self.values.shape[1])] if self.by == "head" else ["all"]
         return [
             a if a == b else f"{a} / {b}" for a, b in zip(self.clean_tokens, self.corrupt_tokens, strict=True)
         ]

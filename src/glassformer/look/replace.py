@@ -175,7 +175,7 @@ def _assign(y: Tensor, put: Put, axes: tuple[str, ...]) -> None:
             raise UsageError(
                 f"{put.place} has no {axis} {list(chosen)}.", expected=f"Expected 0 to {size - 1}."
             )
-    here = {axis: torch.as_tensor(chosen, device=y.device) for axis, chosen in put.at.items()}
+    here = {axis: torch.as_tensor(chosen, dtype=torch.long, device=y.device) for axis, chosen in put.at.items()}
     there = dict(here)
     if rows is not None and here:
         here["batch"], there["batch"] = rows, torch.arange(len(rows), device=y.device)
