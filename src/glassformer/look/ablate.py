@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -212,21 +213,25 @@ def _changes(reading: Reading, edits: list[list[Put]], number: int) -> list[list
 
 
 def _measure(before: Tensor, ids: Tensor, writes: bool) -> Callable[[Tensor], Tensor]:
-    """(row, token, 2): the loss (of a model that writes), and the KL from the unchanged prediction."""
+    """(row, token, loss and kl): the loss (of a model that writes), and the KL from the unchanged prediction. Row by
+    row, since a vocabulary's worth of numbers for every token is the largest thing here."""
 
-    def logs(output: Tensor) -> Tensor:
+    def logs(output: Float[Tensor, "*position vocab"]) -> Float[Tensor, "token vocab"]:
         wide = output if output.dtype == torch.float64 else output.float()
-        wide = wide[:, :-1] if writes else wide
-        return (wide[:, None] if wide.ndim == 2 else wide).log_softmax(-1)
+        wide = wide[:-1] if writes else wide
+        return (wide[None] if wide.ndim == 1 else wide).log_softmax(-1)
 
-    old = logs(before)
-    chances = old.exp()
+    olds = [logs(row) for row in before]
 
     def measure(output: Tensor) -> Tensor:
-        new = logs(output).view(-1, *old.shape)
-        kl = (chances * (old - new)).sum(-1).flatten(0, 1)
-        columns = [token_losses(output, ids), kl] if writes else [kl]
-        return torch.stack(columns, -1)
+        found = []
+        for number, row in enumerate(output):
+            new, old = logs(row), olds[number % len(olds)]
+            columns = [F.kl_div(new, old, reduction="none", log_target=True).sum(-1)]
+            if writes:
+                columns.insert(0, F.nll_loss(new, ids[number % len(ids), 1:], reduction="none"))
+            found.append(torch.stack(columns, -1))
+        return torch.stack(found)
 
     return measure
 

@@ -27,7 +27,7 @@ from glassformer.run.manifest import free_memory_bytes
 
 _BATCH_TOKENS = 4096
 """Tokens of a batch: beyond this a processor gains nothing from more."""
-_BATCH_BYTES = 2**30
+_BATCH_BYTES = 2**29
 """The most memory of a batch, where that much is free."""
 
 _NOTHING_FOLLOWS = ("probabilities", "loss", "class_probabilities")
@@ -150,8 +150,8 @@ def rows_at_once(reading: Reading) -> int:
     assert isinstance(config, ModelConfig)
     tokens = sum(each.shape[1] for each in reading.inputs)
     entry = next(reading.model.parameters()).element_size()
-    # a block's largest tensors, four copies of the logits (log-probabilities are kept beside), three of scores
-    numbers = tokens * (4 * config.vocab_size + 16 * config.width + 4 * config.ff_width)
+    # a block's largest tensors, two copies of the logits (what is measured makes its own), three of scores
+    numbers = tokens * (2 * config.vocab_size + 16 * config.width + 4 * config.ff_width)
     numbers += 3 * config.num_heads * tokens * tokens
     free = free_memory_bytes()
     budget = _BATCH_BYTES if free is None else min(_BATCH_BYTES, free // 4)
@@ -175,7 +175,9 @@ def _assign(y: Tensor, put: Put, axes: tuple[str, ...]) -> None:
             raise UsageError(
                 f"{put.place} has no {axis} {list(chosen)}.", expected=f"Expected 0 to {size - 1}."
             )
-    here = {axis: torch.as_tensor(chosen, dtype=torch.long, device=y.device) for axis, chosen in put.at.items()}
+    here = {
+        axis: torch.as_tensor(chosen, dtype=torch.long, device=y.device) for axis, chosen in put.at.items()
+    }
     there = dict(here)
     if rows is not None and here:
         here["batch"], there["batch"] = rows, torch.arange(len(rows), device=y.device)
