@@ -222,15 +222,16 @@ def test_without_its_induction_heads_smollm2_cannot_repeat_and_without_others_it
     previous = patterns[..., range(1, 100), range(99)].mean((1, -1)).flatten()
     best = after.argsort(descending=True).tolist()
     assert [_head(number) for number in best[:2]] == ["L18H6", "L17H3"]
-    assert _second_half(model, ids, best[:5]) > 1.0
+    assert _second_half(model, ids, best[:5]) == pytest.approx(7.37, abs=0.3)  # required: at least 1.0
 
     # An induction head reads what a previous-token head wrote (Olsson et al. 2022): that one alone is as needed.
-    assert _second_half(model, ids, [int(previous.argmax())]) > 1.0
+    assert _second_half(model, ids, [int(previous.argmax())]) == pytest.approx(6.19, abs=0.3)
 
     others = ((after < 0.1) & (previous < 0.2) & (same < 0.2)).nonzero().flatten()
     draws = [others[torch.randperm(len(others), generator=draw)[:5]].tolist() for _ in range(6)]
     rises = [_second_half(model, ids, heads) for heads in draws]
-    assert len(others) > 200 and sum(rises) / 6 < 0.2 and max(rises) < 1.0, rises
+    assert sum(rises) / 6 < 0.2 and max(rises) < 0.4, rises
+    assert 210 < len(others) < 230
 
 
 def _head(number: int) -> str:

