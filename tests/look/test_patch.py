@@ -232,19 +232,20 @@ def test_a_metric_that_cannot_be_is_refused(metric: Any, message: str) -> None:
         patch(worded(), "cat", "dog", metric=metric)
 
 
-def test_places_that_count_different_things_are_not_mixed() -> None:
-    model = made("encoder-decoder")
-    with pytest.raises(UsageError, match=r"have \[3, 6\] positions"):
-        patch(
-            model,
-            CLEAN,
-            CORRUPT,
-            places=["encoder.0.resid_pre", "decoder.0.resid_pre"],
-            metric=(1, 2),
-            target=[5, 6, 7],
-        )
+@pytest.mark.parametrize("target", [[5, 6, 7], [5, 6, 7, 8, 9, 5]])
+def test_places_that_count_different_things_are_not_mixed(target: list[int]) -> None:
+    model, places = made("encoder-decoder"), ["encoder.0.resid_pre", "decoder.0.resid_pre"]
+    with pytest.raises(
+        UsageError, match=r"count different positions: encoder.0.resid_pre, decoder.0.resid_pre"
+    ):
+        patch(model, CLEAN, CORRUPT, places=places, metric=(1, 2), target=target)
     with pytest.raises(UsageError, match="Patching by head needs batch and head"):
         patch(made("post-norm"), CLEAN, CORRUPT, by="head", metric=(1, 2))
+
+
+def test_a_model_without_blocks_is_patched_at_its_embedding() -> None:
+    found = patch(made("attention alone", layers=0), CLEAN, [*CLEAN[:-1], 9], places="embed", metric=METRIC)
+    assert found.recovered[0].tolist() == [0, 0, 0, 0, 0, 1]
 
 
 def test_an_encoder_is_asked_about_its_hidden_token_and_a_classifier_about_the_row() -> None:

@@ -123,7 +123,7 @@ def opened(model: Model, text: Text, target: Text | None = None) -> Reading:
 
 
 def token_losses(
-    logits: Float[Tensor, "row position vocab"], ids: Int[Tensor, "row position"]
+    logits: Float[Tensor, "row position vocab"], ids: Int[Tensor, "text position"]
 ) -> Float[Tensor, "row next"]:
     """-log p of each token after the first, in nats; of one row of ids, for every row of logits."""
     wide = logits if logits.dtype == torch.float64 else logits.float()

@@ -145,29 +145,30 @@ def patch(
     corrupt_seen, corrupt_output = record(other.reading, chosen)
     answer, instead = _answers(asked, metric, clean_output, corrupt_output)
     before, clean_value = (_measure(asked, answer, instead)(y) for y in (corrupt_output, clean_output))
-    num_parts = [_count(clean_seen[place], axis_of[place]) for place in chosen]
-    if len(set(num_parts)) > 1:
+    num_parts = {_count(clean_seen[place], axis_of[place]) for place in chosen}
+    if len(num_parts) > 1 or (unit == "position" and len({_of_source(place) for place in chosen}) > 1):
         raise UsageError(
-            f"These places have {sorted(set(num_parts))} {unit}s.", do="Patch them one kind at a time."
+            f"These places count different {unit}s: {', '.join(chosen[:1] + chosen[-1:])}.",
+            do="Patch them one kind at a time.",
         )
-    edits, cells = [], []
-    values = before.cpu().double().repeat(len(chosen), num_parts[0])
-    for row, place in enumerate(chosen):
-        axis = axis_of[place]
-        for part in range(num_parts[row]):
-            put = Put(place, clean_seen[place], {axis[0]: [part]} if axis else {})
-            # where both runs hold the same numbers, as before the first token that differs, nothing can change
-            if not _part(clean_seen[place], axis, part).equal(_part(corrupt_seen[place], axis, part)):
-                edits.append([put])
-                cells.append((row, part))
+    cells = [
+        (row, part)
+        for row, place in enumerate(chosen)
+        for part in range(min(num_parts))
+        # where both runs hold the same numbers, as before the first token that differs, nothing can change
+        if not _part(clean_seen[place], axis_of[place], part).equal(
+            _part(corrupt_seen[place], axis_of[place], part)
+        )
+    ]
+    edits = [[_put(chosen[row], clean_seen, axis_of, part)] for row, part in cells]
+    values = before.cpu().double().repeat(len(chosen), min(num_parts))
     if edits:
         position = None if answer is None else asked.at
         measure = _measure(asked if answer is None else asked.alone(), answer, instead)
         found = sweep(other.reading, edits, measure, at=position)[:, 0].cpu().double()
         for (row, part), value in zip(cells, found, strict=True):
             values[row, part] = value
-    on_source = all(place.startswith("encoder.") or ".cross_attn.k" in place for place in chosen)
-    tokens = [q.reading.source_tokens if on_source else q.reading.tokens for q in (asked, other)]
+    tokens = [q.reading.source_tokens if _of_source(chosen[0]) else q.reading.tokens for q in (asked, other)]
     return Patched(
         "loss" if answer is None else "logit difference",
         None if answer is None else asked.name(answer), None if instead is None else asked.name(instead),
@@ -206,6 +207,16 @@ def _measure(asked: Question, answer: int | None, instead: int | None) -> Measur
         ids = asked.reading.inputs[-1][:1]
         return lambda logits: token_losses(logits, ids).mean(-1)
     return asked.difference(answer, instead)
+
+
+def _of_source(place: str) -> bool:
+    """Whether the place's positions are those of an encoder-decoder's source."""
+    return place.startswith("encoder.") or place.endswith((".cross_attn.k", ".cross_attn.v"))
+
+
+def _put(place: str, seen: dict[str, Tensor], axis_of: dict[str, tuple[str, int] | None], part: int) -> Put:
+    axis = axis_of[place]
+    return Put(place, seen[place], {axis[0]: [part]} if axis else {})
 
 
 def _count(y: Tensor, axis: tuple[str, int] | None) -> int:

@@ -119,12 +119,15 @@ def _output(
 ) -> Tensor:
     see: See = Replace(known, puts)
     last = last_stream(known)
-    early = all(known.index(canonical(put.place)) <= known.index(last) for put in puts)
-    if at is not None and early:
-        see = chained(see, Only(last, at))
+    if (
+        at is not None
+        and last is not None
+        and all(known.index(canonical(put.place)) <= known.index(last) for put in puts)
+    ):
+        see, at = chained(see, Only(last, at)), None
     with torch.no_grad():
         output = resumed(reading, begin).run(Later(see, begin)) if begin else reading.run(see)
-    return output if at is None or early else output[:, at : at + 1]
+    return output if at is None else output[:, at : at + 1]
 
 
 def record(

@@ -29,9 +29,9 @@ def layer_of(place: str) -> int:
     return int(place.split(".")[1]) if place.startswith(_STACK) else 0
 
 
-def last_stream(known: Sequence[str]) -> str:
-    """The stream that leaves the last block; from there on nothing mixes positions."""
-    return [name for name in known if name.endswith(".resid_post")][-1]
+def last_stream(known: Sequence[str]) -> str | None:
+    """The stream that leaves the last block, where there is one; from there on nothing mixes positions."""
+    return next((name for name in reversed(known) if name.endswith(".resid_post")), None)
 
 
 def resumed(reading: Reading, layer: int) -> Reading:
