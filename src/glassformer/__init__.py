@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassformer.errors import GlassformerError
+    from glassformer.look.ablate import Ablated, ablate
     from glassformer.look.attribution import Attribution, attribute
     from glassformer.look.backward import BlockBackward, block_backward
     from glassformer.look.blame import Blame, blame
+    from glassformer.look.causal import CausalTrace, causal_trace
     from glassformer.look.embedding import EmbeddingMap, embedding_map
     from glassformer.look.explain import explain
     from glassformer.look.explanation import Explanation
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from glassformer.look.lens import Lens, lens
     from glassformer.look.neuron import NeuronSheet, loudest, neuron
     from glassformer.look.page import write_page
+    from glassformer.look.patch import Patched, patch
     from glassformer.look.positions import PositionView, positions
     from glassformer.look.sampling import SamplingView, sampling_view
     from glassformer.look.step_view import StepView, step_view
@@ -73,9 +76,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Ablated",
     "Attribution",
     "Blame",
     "BlockBackward",
+    "CausalTrace",
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
@@ -91,6 +96,7 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "NeuronSheet",
+    "Patched",
     "PositionView",
     "Predictor",
     "Recipe",
@@ -105,11 +111,13 @@ __all__ = [
     "TokenizerConfig",
     "Trace",
     "Translation",
+    "ablate",
     "apply_temperature",
     "attention_tuple",
     "attribute",
     "blame",
     "block_backward",
+    "causal_trace",
     "checkup",
     "classify",
     "embed",
@@ -130,6 +138,7 @@ __all__ = [
     "loudest",
     "neuron",
     "open_table",
+    "patch",
     "positions",
     "predict",
     "probe",
@@ -197,6 +206,9 @@ _ROOMS = {
     "look.explain": ["explain"],
     "look.explanation": ["Explanation"],
     "look.interop": ["attention_tuple", "transformer_lens_names"],
+    "look.ablate": ["Ablated", "ablate"],
+    "look.causal": ["CausalTrace", "causal_trace"],
+    "look.patch": ["Patched", "patch"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],

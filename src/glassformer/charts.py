@@ -161,12 +161,12 @@ def heatmap(
     }
     finite = [row[value] for row in rows if _finite(row.get(value)) is not None]
     low, high = min(finite, default=0), max(finite, default=0)
-    most = max(-low, high) or 1.0  # equally far to both sides, so that colours compare
-    around = {"scheme": "blueorange", "domain": [-most, most]}
+    # as far down as up: a value near 0 is pale, whichever its sign and however large the others
+    most = max(-low, high) or 1
     encoding["color"] = {
         "field": value,
         "type": "quantitative",
-        "scale": around if diverging else {"scheme": "viridis"},
+        "scale": {"scheme": "blueorange", "domain": [-most, most]} if diverging else {"scheme": "viridis"},
         "legend": {"title": value_title or _words(value), "orient": "right", "direction": "vertical"},
     }
     box = (size, size) if isinstance(size, int) else size

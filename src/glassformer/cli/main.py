@@ -32,6 +32,8 @@ _VERBS = {
     "explain": "Explain one prediction from text to update, with the model's own numbers.",
     "lens": "See what each layer of a model would say, and why one token rather than another.",
     "heads": "Score every attention head: induction, previous token, sink, ...",
+    "patch": "Find the numbers inside a model that carry its answer: activation patching, causal tracing.",
+    "ablate": "Switch off parts of a model and see what it loses.",
     "view": "Look at one part: a neuron, the positions, the token vectors, the next token.",
     "blame": "Show whose fault the loss is: gradients of tokens, weights, heads and neurons, ranked.",
     "step": "Show what one optimiser step on a text would change.",
