@@ -148,3 +148,16 @@ def test_dots_have_their_words_beside_them() -> None:
     dots, text = charts.points(rows, "a", "b", words="token", series="kind")["layer"]
     assert dots["mark"]["type"] == "point" and text["encoding"]["text"]["field"] == "token"
     assert "layer" not in charts.points(rows, "a", "b")
+
+
+def test_characters_that_no_svg_may_hold_are_written_out_everywhere() -> None:
+    bad = "".join(map(chr, [0, 1, 27, 0xFFFE, 0xD800])) + "a"
+    rows = [{"x": 0, "y": 0, "v": 1.0, "w": bad}]
+    for spec in (
+        charts.heatmap(rows, "x", "y", "v", labels=[bad], words="w", title=bad),
+        charts.bars(rows, "w", "v", series="w", title=bad),
+        charts.points(rows, "x", "y", words="w"),
+        charts.line(rows, "x", "v", series="w"),
+    ):
+        drawn = charts.svg(spec)  # without it the process ends
+        assert drawn is None or r"\x00\x01\x1b" in drawn

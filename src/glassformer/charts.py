@@ -27,6 +27,7 @@ Spec = dict[str, Any]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
+_UNDRAWABLE = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _INK, _QUIET, _GRID = "#1f2933", "#52606d", "#e4e7eb"
 _CONFIG: Spec = {
     "background": "white",
@@ -142,7 +143,8 @@ def heatmap(
     """
 
     def named(words: Sequence[str] | None) -> dict[str, str]:
-        return {"labelExpr": f"{json.dumps(list(words), ensure_ascii=False)}[datum.value]"} if words else {}
+        drawn = [_drawable(word) for word in words or ()]
+        return {"labelExpr": f"{json.dumps(drawn, ensure_ascii=False)}[datum.value]"} if words else {}
 
     shown = {"x": named(labels), "y": named(y_labels or labels)}
     encoding = {
@@ -323,11 +325,11 @@ def _chart(
     title: str | None,
     size: tuple[int, int],
 ) -> Spec:
-    values = [{name: _finite(row.get(name)) for name in fields if name} for row in rows]
+    values = [{name: _drawable(_finite(row.get(name))) for name in fields if name} for row in rows]
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "config": copy.deepcopy(_CONFIG),
-        **({"title": title} if title else {}),
+        **({"title": _drawable(title)} if title else {}),
         "width": size[0],
         "height": size[1],
         "data": {"values": values},
@@ -354,12 +356,19 @@ def _quantity(
 def _colour(series: str | None, rows: Rows) -> Spec:
     if series is None:
         return {"color": {"value": PALETTE[0]}}
-    order = list(dict.fromkeys(row.get(series) for row in rows))
+    order = list(dict.fromkeys(_drawable(row.get(series)) for row in rows))
     return {"color": {"field": series, "type": "nominal", "scale": {"domain": order}}}
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drawable(value: Any) -> Any:
+    """Text with its control characters written out: XML, and so SVG, has none, and vl-convert ends the process."""
+    return (
+        _UNDRAWABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", value) if isinstance(value, str) else value
+    )
 
 
 def _words(name: str) -> str:
