@@ -52,6 +52,19 @@ class Recorder:
         return y
 
 
+class Graph(Recorder):
+    """A `Recorder` of places to ask for gradients. One that nothing before it asks for, such as a row of numbers from
+    outside, joins the graph of autograd, which then begins there."""
+
+    def __init__(self, known: Sequence[str], places: Places) -> None:
+        super().__init__(known, places, attached=True)
+
+    def __call__(self, name: str, y: Tensor, /) -> Tensor:
+        if self.wants(name) and not y.requires_grad:
+            y = y.detach().requires_grad_()
+        return super().__call__(name, y)
+
+
 def matching(known: Sequence[str], places: Places) -> list[str]:
     """The known places that are meant, in their order. Raises UsageError with the nearest for one that is not."""
     found: set[str] = set()
