@@ -27,9 +27,9 @@ from torch import Tensor
 
 from glassformer import charts, seeds
 from glassformer.errors import UsageError
-from glassformer.look.measure import opened, token_losses
+from glassformer.look.measure import answering, token_losses
 from glassformer.look.parts import Part, part
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.replace import Put, record, sweep
 from glassformer.model.config import ModelConfig
 from glassformer.stats import mean_interval
@@ -151,7 +151,7 @@ def _readings(model: Model, texts: Texts, targets: Texts | None) -> list[Reading
         raise UsageError(
             f"{len(each)} texts and {len(written)} targets were given.", expected="As many of each, some."
         )
-    return [opened(model, text, target) for text, target in zip(each, written, strict=True)]
+    return [answering(model, text, target) for text, target in zip(each, written, strict=True)]
 
 
 def _several(texts: Texts) -> list[Text]:
@@ -217,9 +217,8 @@ def _measure(before: Tensor, ids: Tensor, writes: bool) -> Callable[[Tensor], Te
     row, since a vocabulary's worth of numbers for every token is the largest thing here."""
 
     def logs(output: Float[Tensor, "*position vocab"]) -> Float[Tensor, "token vocab"]:
-        wide = output if output.dtype == torch.float64 else output.float()
-        wide = wide[:-1] if writes else wide
-        return (wide[None] if wide.ndim == 1 else wide).log_softmax(-1)
+        scores = wide(output[:-1] if writes else output)
+        return (scores[None] if scores.ndim == 1 else scores).log_softmax(-1)
 
     olds = [logs(row) for row in before]
 

@@ -31,7 +31,7 @@ from glassformer.look import ranking
 from glassformer.look.differences import Differences, compare_with_differences
 from glassformer.look.per_token import PerToken, Target
 from glassformer.look.ranking import Ranking, Row
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.look.reading import Model, Reading, Text, visible
 from glassformer.look.trace import Graph, Places, matching
 from glassformer.model.places import NOTHING_FOLLOWS
 from glassformer.run.manifest import free_memory_bytes
@@ -287,7 +287,7 @@ def _bar(row: Row) -> str:
         if name in row
     ]
     parts += [str(row[name]) for name in ("side", "position") if name in row]
-    parts += [repr(row["token"])[1:-1].replace(" ", "\u00b7")] if "token" in row else []
+    parts += [visible(row["token"])] if "token" in row else []
     parts += [str(row[name]) for name in ("class", "input", "place") if name in row]
     return "  ".join(parts)
 

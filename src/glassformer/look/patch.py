@@ -20,6 +20,7 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import UsageError
+from glassformer.look.asked import one_row
 from glassformer.look.measure import Measure, Question, Token, token_losses
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.replace import Put, record, sweep
@@ -246,8 +247,8 @@ def _part(y: Tensor, axis: tuple[str, int] | None, part: int) -> Tensor:
 
 
 def _same_length(clean: Reading, corrupt: Reading) -> None:
-    if len(clean.inputs[0]) != 1 or len(corrupt.inputs[0]) != 1:
-        raise UsageError("Several rows were given.", expected="Expected one clean and one corrupt text.")
+    for reading in (clean, corrupt):
+        one_row(reading, "patching")
     if clean.inputs[0].shape != corrupt.inputs[0].shape:
         texts = [each.words([int(i) for i in each.inputs[0][0]]) for each in (clean, corrupt)]
         raise UsageError(
