@@ -31,6 +31,7 @@ from glassformer.look.measure import answering, token_losses
 from glassformer.look.parts import Part, part
 from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.replace import Put, record, sweep
+from glassformer.look.trace import sides
 from glassformer.model.config import ModelConfig
 from glassformer.stats import mean_interval
 
@@ -173,7 +174,7 @@ def _put(each: Part, how: How, pools: dict[str, Tensor], reading: Reading, seed:
     pool = pools[each.place]
     if how == "mean":
         return Put(each.place, pool.mean(0), each.at)
-    rows, length = reading.inputs[0 if each.place.startswith("encoder.") else -1].shape
+    rows, length = reading.inputs[sides(each.place)[0]].shape
     # every part draws the same positions, so that parts ablated together come from one place
     draw = seeds.generator(seed, "resample", number)
     chosen = (

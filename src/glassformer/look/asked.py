@@ -36,7 +36,7 @@ def one_row(reading: Reading, what: str) -> None:
     """Raises UsageError where several rows were given."""
     for rows in map(len, reading.inputs):
         if rows != 1:
-            raise UsageError(f"{rows} rows were given; {what} is of one.", do="Give them one by one.")
+            raise UsageError(f"{rows} rows were given; {what} is of one.", expected="One text at a time.")
 
 
 def token_id(reading: Reading, token: str | int) -> int:

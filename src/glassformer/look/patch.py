@@ -24,7 +24,7 @@ from glassformer.look.asked import one_row
 from glassformer.look.measure import Measure, Question, Token, token_losses
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.replace import Put, record, sweep
-from glassformer.look.trace import Places, matching
+from glassformer.look.trace import Places, matching, sides
 
 By = Literal["position", "head", "layer"]
 """What is put in at a time: one position of a place, one head, or all of it."""
@@ -89,7 +89,9 @@ class Patched:
     def names(self) -> list[str]:
         """A name for each place: the layer's number where all are of one kind."""
         kinds = {_kind(place) for place in self.places}
-        return [_short(place) if len(kinds) > 1 else str(_layer(place)) for place in self.places]
+        return [
+            place.removeprefix("blocks.") if len(kinds) > 1 else str(_layer(place)) for place in self.places
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         names = ("metric", "answer", "instead", "clean", "corrupt", "by")
@@ -146,8 +148,10 @@ def patch(
     corrupt_seen, corrupt_output = record(other.reading, chosen)
     answer, instead = _answers(asked, metric, clean_output, corrupt_output)
     before, clean_value = (_measure(asked, answer, instead)(y) for y in (corrupt_output, clean_output))
-    num_parts = {_count(clean_seen[place], axis_of[place]) for place in chosen}
-    if len(num_parts) > 1 or (unit == "position" and len({_of_source(place) for place in chosen}) > 1):
+    num_parts = {
+        1 if (axis := axis_of[place]) is None else clean_seen[place].shape[axis[1]] for place in chosen
+    }
+    if len(num_parts) > 1 or (unit == "position" and len({sides(place)[0] for place in chosen}) > 1):
         raise UsageError(
             f"These places count different {unit}s: {', '.join(chosen[:1] + chosen[-1:])}.",
             do="Patch them one kind at a time.",
@@ -169,7 +173,9 @@ def patch(
         found = sweep(other.reading, edits, measure, at=position)[:, 0].cpu().double()
         for (row, part), value in zip(cells, found, strict=True):
             values[row, part] = value
-    tokens = [q.reading.source_tokens if _of_source(chosen[0]) else q.reading.tokens for q in (asked, other)]
+    tokens = [
+        q.reading.source_tokens if sides(chosen[0])[0] == 0 else q.reading.tokens for q in (asked, other)
+    ]
     return Patched(
         "loss" if answer is None else "logit difference",
         None if answer is None else asked.name(answer), None if instead is None else asked.name(instead),
@@ -210,18 +216,9 @@ def _measure(asked: Question, answer: int | None, instead: int | None) -> Measur
     return asked.difference(answer, instead)
 
 
-def _of_source(place: str) -> bool:
-    """Whether the place's positions are those of an encoder-decoder's source."""
-    return place.startswith("encoder.") or place.endswith((".cross_attn.k", ".cross_attn.v"))
-
-
 def _put(place: str, seen: dict[str, Tensor], axis_of: dict[str, tuple[str, int] | None], part: int) -> Put:
     axis = axis_of[place]
     return Put(place, seen[place], {axis[0]: [part]} if axis else {})
-
-
-def _count(y: Tensor, axis: tuple[str, int] | None) -> int:
-    return 1 if axis is None else y.shape[axis[1]]
 
 
 def _parts(
@@ -265,7 +262,3 @@ def _layer(place: str) -> int | None:
 def _kind(place: str) -> str:
     """The place without its layer's number."""
     return ".".join(word for word in place.split(".") if not word.isdigit() and word != "blocks")
-
-
-def _short(place: str) -> str:
-    return place.removeprefix("blocks.")

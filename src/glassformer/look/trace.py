@@ -182,11 +182,11 @@ def look(
 
 def shape(reading: Reading, place: str) -> tuple[int, ...]:
     """How large a place's tensor will be, before the pass."""
-    sizes = _sizes(reading, *_side(place))
+    sizes = _sizes(reading, *sides(place))
     return tuple(sizes[axis] for axis in reading.axes(place))
 
 
-def _side(place: str) -> tuple[int, int]:
+def sides(place: str) -> tuple[int, int]:
     """Where a place's positions and keys lie: 0 in the text that is read, -1 in the one that is written."""
     if place.startswith("layers."):  # a plain network's hidden layer, by its number
         return int(place.split(".")[1]), 0
@@ -214,9 +214,9 @@ def _sizes(reading: Reading, side: int, keys: int) -> dict[str, int]:
 
 def _check_memory(reading: Reading, places: Sequence[str]) -> None:
     entry = next(reading.model.parameters()).element_size()
-    sizes = {side: _sizes(reading, *side) for side in {_side(place) for place in places}}
+    sizes = {side: _sizes(reading, *side) for side in {sides(place) for place in places}}
     needed = entry * sum(
-        math.prod(map(sizes[_side(place)].__getitem__, reading.axes(place))) for place in places
+        math.prod(map(sizes[sides(place)].__getitem__, reading.axes(place))) for place in places
     )
     free = free_memory_bytes()
     if free is not None and needed > free:
