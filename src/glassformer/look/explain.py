@@ -129,9 +129,9 @@ def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple
     one_row(reading, "an explanation")
     if isinstance(module, Encoder):
         return _of_encoder(reading, position, target)
-    ids, given = reading.ids, position_of(reading, -1 if position is None else position)
+    ids = reading.ids
     if target is not None:
-        at = given
+        at = position_of(reading, -1 if position is None else position)
         reading = Reading.of(model, [*ids[: at + 1], token_id(reading, target)])
         return reading, at, reading.ids[-1]
     if len(ids) < 2:
@@ -139,7 +139,7 @@ def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple
             "Of one token there is nothing to predict.",
             do="Give a longer text, whose last token is the right answer, or the answer as target.",
         )
-    at = len(ids) - 2 if position is None else given
+    at = position_of(reading, -2 if position is None else position)
     if at == len(ids) - 1:
         raise UsageError(
             f"What comes after the last token, at {at}, is not in the text.",

@@ -12,7 +12,7 @@ The kernel tells how alike two places D apart are: of a table, the mean cosine o
 v . R(-D) v over random v of length 1, which tends to (2 sum_i cos(D w_i) + entries not turned) / d_head. Beside it
 stands the largest difference among the dot products of the same two vectors at the same offset but at other places:
 by the formula 0, so what is left is rounding. With a text the same is measured on the model's own queries and keys,
-and how far each layer looks (reach.py).
+and how far each layer looks (reach.py). The measuring itself is position_kernel.py.
 """
 
 from __future__ import annotations
