@@ -141,16 +141,14 @@ def patch(
     other = Question.of(model, corrupt, target=target, at=at)
     _same_length(asked.reading, other.reading)
     known = asked.reading.places()
-    side = "encoder" if "encoder.embed" in known else "blocks"
-    chosen = matching(known, places or f"{side}.*.resid_pre")
+    stack = "encoder" if "encoder.embed" in known else "blocks"
+    chosen = matching(known, places or f"{stack}.*.resid_pre")
     unit, axis_of = _parts(chosen, asked.reading, by)
     clean_seen, clean_output = record(asked.reading, chosen)
     corrupt_seen, corrupt_output = record(other.reading, chosen)
     answer, instead = _answers(asked, metric, clean_output, corrupt_output)
     before, clean_value = (_measure(asked, answer, instead)(y) for y in (corrupt_output, clean_output))
-    num_parts = {
-        1 if (axis := axis_of[place]) is None else clean_seen[place].shape[axis[1]] for place in chosen
-    }
+    num_parts = {_count(clean_seen[place], axis_of[place]) for place in chosen}
     if len(num_parts) > 1 or (unit == "position" and len({sides(place)[0] for place in chosen}) > 1):
         raise UsageError(
             f"These places count different {unit}s: {', '.join(chosen[:1] + chosen[-1:])}.",
@@ -173,9 +171,8 @@ def patch(
         found = sweep(other.reading, edits, measure, at=position)[:, 0].cpu().double()
         for (row, part), value in zip(cells, found, strict=True):
             values[row, part] = value
-    tokens = [
-        q.reading.source_tokens if sides(chosen[0])[0] == 0 else q.reading.tokens for q in (asked, other)
-    ]
+    side = sides(chosen[0])[0]
+    tokens = [each.words(each.inputs[side][0].tolist()) for each in (asked.reading, other.reading)]
     return Patched(
         "loss" if answer is None else "logit difference",
         None if answer is None else asked.name(answer), None if instead is None else asked.name(instead),
@@ -219,6 +216,10 @@ def _measure(asked: Question, answer: int | None, instead: int | None) -> Measur
 def _put(place: str, seen: dict[str, Tensor], axis_of: dict[str, tuple[str, int] | None], part: int) -> Put:
     axis = axis_of[place]
     return Put(place, seen[place], {axis[0]: [part]} if axis else {})
+
+
+def _count(y: Tensor, axis: tuple[str, int] | None) -> int:
+    return 1 if axis is None else y.shape[axis[1]]
 
 
 def _parts(
