@@ -85,7 +85,7 @@ def test_tokens_that_are_drawn_by_default_are_text_longer_ones_first(loaded: Loa
 def test_tokens_are_named_by_text_or_number_and_what_is_none_is_told(loaded: Loaded) -> None:
     found = gf.embedding_map(loaded, [" the", " cat", 65])
     assert found.words == (" the", " cat", loaded.tokenizer.decode([65]))
-    with pytest.raises(UsageError, match=r"'the cat xyz' is \d+ tokens .* one token"):
+    with pytest.raises(UsageError, match=r"'the cat xyz' is \d+ tokens: .* one token"):
         gf.embedding_map(loaded, [" the", "the cat xyz"])
     with pytest.raises(UsageError, match=r"There is no row 999. 0 to 285"):
         gf.embedding_map(loaded, [1, 999])

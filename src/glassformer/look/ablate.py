@@ -27,10 +27,11 @@ from torch import Tensor
 
 from glassformer import charts, seeds
 from glassformer.errors import UsageError
-from glassformer.look.measure import opened, token_losses
+from glassformer.look.measure import answering, token_losses
 from glassformer.look.parts import Part, part
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.replace import Put, record, sweep
+from glassformer.look.trace import sides
 from glassformer.model.config import ModelConfig
 from glassformer.stats import mean_interval
 
@@ -151,7 +152,7 @@ def _readings(model: Model, texts: Texts, targets: Texts | None) -> list[Reading
         raise UsageError(
             f"{len(each)} texts and {len(written)} targets were given.", expected="As many of each, some."
         )
-    return [opened(model, text, target) for text, target in zip(each, written, strict=True)]
+    return [answering(model, text, target) for text, target in zip(each, written, strict=True)]
 
 
 def _several(texts: Texts) -> list[Text]:
@@ -173,7 +174,7 @@ def _put(each: Part, how: How, pools: dict[str, Tensor], reading: Reading, seed:
     pool = pools[each.place]
     if how == "mean":
         return Put(each.place, pool.mean(0), each.at)
-    rows, length = reading.inputs[0 if each.place.startswith("encoder.") else -1].shape
+    rows, length = reading.inputs[sides(each.place)[0]].shape
     # every part draws the same positions, so that parts ablated together come from one place
     draw = seeds.generator(seed, "resample", number)
     chosen = (
@@ -217,9 +218,8 @@ def _measure(before: Tensor, ids: Tensor, writes: bool) -> Callable[[Tensor], Te
     row, since a vocabulary's worth of numbers for every token is the largest thing here."""
 
     def logs(output: Float[Tensor, "*position vocab"]) -> Float[Tensor, "token vocab"]:
-        wide = output if output.dtype == torch.float64 else output.float()
-        wide = wide[:-1] if writes else wide
-        return (wide[None] if wide.ndim == 1 else wide).log_softmax(-1)
+        scores = wide(output[:-1] if writes else output)
+        return (scores[None] if scores.ndim == 1 else scores).log_softmax(-1)
 
     olds = [logs(row) for row in before]
 

@@ -1,12 +1,17 @@
-"""What is asked about a text: one token of the vocabulary, one position of the row, in a person's words.
+"""What is asked about a text, in a person's words: one token of the vocabulary, one position of the row, one class.
 
 token_id(reading, " Paris")     the id of the one token that this is
 position_of(reading, -1)        the last position, counted from 0
+class_number("spam", known)     the number of the class of this name
+check_number("layer", 3, 2)     UsageError: there is no layer 3, the model has 0 to 1
 """
 
 from __future__ import annotations
 
-from glassformer.errors import ModelError, UsageError
+from collections.abc import Sequence
+from typing import Any
+
+from glassformer.errors import ModelError, UsageError, nearest
 from glassformer.look.reading import Reading
 from glassformer.model.mlp import Network
 from glassformer.model.transformer import Transformer
@@ -23,9 +28,15 @@ def scorer(reading: Reading, what: str) -> Transformer:
             expected="Expected a head for tokens.",
             do="Use a decoder, an encoder-decoder, or an encoder with head 'tokens'.",
         )
-    if (rows := len(reading.inputs[-1])) > 1:
-        raise UsageError(f"{rows} rows were given; {what} is of one.", do="Give them one by one.")
+    one_row(reading, what)
     return model
+
+
+def one_row(reading: Reading, what: str) -> None:
+    """Raises UsageError where several rows were given."""
+    for rows in map(len, reading.inputs):
+        if rows != 1:
+            raise UsageError(f"{rows} rows were given; {what} is of one.", expected="One text at a time.")
 
 
 def token_id(reading: Reading, token: str | int) -> int:
@@ -61,3 +72,27 @@ def position_of(reading: Reading, position: int) -> int:
             expected=f"The row has {length} tokens: 0 to {length - 1}, or -{length} to -1 from the end.",
         )
     return position % length
+
+
+def check_number(what: str, number: int, count: int) -> None:
+    """Whether there is this layer, head or neuron. Raises UsageError where there is not."""
+    if not 0 <= number < count:
+        has = f"{what}s 0 to {count - 1}" if count else f"no {what}"
+        raise UsageError(f"There is no {what} {number}.", expected=f"This model has {has}.")
+
+
+def class_names(reading: Reading) -> tuple[str, ...]:
+    """What a classifier's classes are called; LABEL_0, LABEL_1, ... where nobody has named them."""
+    return reading.outputs or tuple(f"LABEL_{at}" for at in range(reading.model.config.num_classes))  # type: ignore[union-attr] # a network has no classes
+
+
+def class_number(target: Any, known: Sequence[str]) -> int:
+    """A class given by its name or number."""
+    if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(known):
+        return target
+    if target is None or str(target) not in known:
+        raise UsageError(
+            "No target was given." if target is None else f"There is no class {target!r}.",
+            expected=f"The class that is right; {nearest(str(target), known)}",
+        )
+    return list(known).index(str(target))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassformer.errors import UsageError
+from glassformer.look.asked import check_number
 from glassformer.look.trace import look
 from glassformer.model.stacks import Decoder, Encoder
 from glassformer.text.tokenizer import Tokenizer
@@ -35,10 +35,8 @@ def attention_rows(
     Of a text longer than the context, its beginning."""
     config = model.config
     for name, given, count in (("layer", layer, config.layers), ("head", head, config.num_heads)):
-        if given is not None and not 0 <= given < count:
-            raise UsageError(
-                f"There is no {name} {given}.", expected=f"This model has {name}s 0 to {count - 1}."
-            )
+        if given is not None:
+            check_number(name, given, count)
     encoded = tokenizer.encode(text)
     ids = (tokenizer.framed(encoded) if isinstance(model, Encoder) else encoded)[: config.context].tolist()
     trace = look(model, ids, f"blocks.{'*' if layer is None else layer}.attn.pattern")

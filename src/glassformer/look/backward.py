@@ -30,7 +30,7 @@ from glassformer.look.backward_block import through_block
 from glassformer.look.backward_layers import Ledger, Step
 from glassformer.look.backward_neuron import NeuronBackward, neuron_backward
 from glassformer.look.reading import Model, Reading, Text
-from glassformer.look.trace import Recorder
+from glassformer.look.trace import Graph, Recorder
 from glassformer.model.block import Block
 from glassformer.model.config import ModelConfig
 from glassformer.model.places import canonical, chained
@@ -134,12 +134,10 @@ class BlockBackward(Mapping[str, Tensor]):
             name: w.requires_grad_() for name, w in weights.items() if name.startswith(f"{self.block}.")
         }
         places = [name for name in self.reading.places() if name.startswith(f"{self.block}.")]
-        recorder = Recorder(self.reading.places(), places, attached=True)
-        # the block's input asks for its gradient too, and nothing before it
-        start = _Cut(f"{self.block}.resid_pre")
+        graph = Graph(self.reading.places(), places)
         with torch.enable_grad():
-            loss = self.of(self.reading.run(chained(start, recorder), weights=weights))
-        found = {**recorder.seen, **inside}
+            loss = self.of(self.reading.run(graph, weights=weights))
+        found = {**graph.seen, **inside}
         gradients = dict(zip(found, torch.autograd.grad(loss, list(found.values())), strict=True))
         assert gradients.keys() == self.keys() - {f"{self.block}.memory"}
         return {name: float((self[name] - gradients[name]).abs().max()) for name in self if name in gradients}
@@ -175,33 +173,16 @@ class BlockBackward(Mapping[str, Tensor]):
         return spec
 
 
-class _Cut:
-    """A `see` at which the graph of autograd begins: what comes before gets no gradient."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self.leaf: Tensor | None = None
-
-    def wants(self, name: str) -> bool:
-        return name == self.place
-
-    def __call__(self, name: str, y: Tensor, /) -> Tensor:
-        if name != self.place:
-            return y
-        self.leaf = y.detach().requires_grad_()
-        return self.leaf
-
-
 def _run(reading: Reading, block: str, of: Objective) -> tuple[dict[str, Tensor], float, Tensor]:
     """What the forward pass leaves in the block, the loss, and its gradient at the block's output."""
     places = [f"{block}.*", *([memory] if (memory := _memory_place(reading, block)) else [])]
-    recorder, cut = Recorder(reading.places(), places), _Cut(f"{block}.resid_post")
+    end = f"{block}.resid_post"
+    recorder, graph = Recorder(reading.places(), places), Graph(reading.places(), end)
     with torch.enable_grad():
-        loss = of(reading.run(chained(recorder, cut), weights=reading.weights()))
+        loss = of(reading.run(chained(recorder, graph), weights=reading.weights()))
     if loss.numel() != 1:
         raise UsageError(f"`of` gives {loss.numel():,} numbers.", expected="Expected one.")
-    assert cut.leaf is not None
-    (arriving,) = torch.autograd.grad(loss, cut.leaf)
+    (arriving,) = torch.autograd.grad(loss, graph.seen[end])
     return recorder.seen, loss.item(), arriving
 
 

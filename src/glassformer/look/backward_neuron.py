@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassformer.errors import UsageError, nearest
+from glassformer.look.asked import check_number
 from glassformer.look.backward_layers import SLOPES
 from glassformer.look.reading import Reading
 from glassformer.model.block import Block
@@ -136,10 +137,7 @@ def neuron_backward(
     assert isinstance(config, ModelConfig) and isinstance(module, Block)
     if module.mlp is None:
         raise UsageError(f"{block} is attention alone; it has no neurons.")
-    if not 0 <= index < config.ff_width:
-        raise UsageError(
-            f"There is no neuron {index}.", expected=f"{block} has neurons 0 to {config.ff_width - 1}."
-        )
+    check_number("neuron", index, config.ff_width)
     up, down = module.mlp.up.weight.detach(), module.mlp.down.weight.detach()
     f, slope = ACTIVATIONS[config.activation], SLOPES[config.activation]
 

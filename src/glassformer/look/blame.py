@@ -31,8 +31,9 @@ from glassformer.look import ranking
 from glassformer.look.differences import Differences, compare_with_differences
 from glassformer.look.per_token import PerToken, Target
 from glassformer.look.ranking import Ranking, Row
-from glassformer.look.reading import Model, Reading, Text
-from glassformer.look.trace import Places, Recorder, matching
+from glassformer.look.reading import Model, Reading, Text, visible
+from glassformer.look.trace import Graph, Places, matching
+from glassformer.model.places import NOTHING_FOLLOWS
 from glassformer.run.manifest import free_memory_bytes
 from glassformer.units import show_bytes
 from glassformer.use.predict import Predictor, Rows
@@ -41,8 +42,6 @@ LIGHT = re.compile(
     r"(embed|resid_pre|resid_post|attn\.z|attn_out|mlp\.post|mlp_out)$|^(inputs|layers\.\d+\.post|scores)$"
 )
 """What is seen when no places are named; nothing of size (query, key), so that the fast path runs."""
-NOTHING_FOLLOWS = ("probabilities", "class_probabilities", "loss")
-"""Places that are shown and not used: no blame comes back to them."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -221,21 +220,12 @@ def check_gradients(per_token: PerToken, *, samples: int = 200, seed: int = 0) -
     )
 
 
-class _Graph(Recorder):
-    """Keeps places as parts of autograd's graph; what comes in from outside, such as a row of numbers, joins it."""
-
-    def __call__(self, name: str, y: Tensor, /) -> Tensor:
-        if self.wants(name) and not y.requires_grad:
-            y = y.detach().requires_grad_()
-        return super().__call__(name, y)
-
-
 def _backward(
     per_token: PerToken, places: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """The losses, what the places hold, and the gradients of the mean loss by places and by weights."""
     weights = per_token.reading.weights(gradient=True)
-    graph = _Graph(per_token.reading.places(), places, attached=True)
+    graph = Graph(per_token.reading.places(), places)
     with torch.enable_grad():
         losses = per_token.run(graph, weights=weights)
         wanted = [*graph.seen.values(), *weights.values()]
@@ -297,7 +287,7 @@ def _bar(row: Row) -> str:
         if name in row
     ]
     parts += [str(row[name]) for name in ("side", "position") if name in row]
-    parts += [repr(row["token"])[1:-1].replace(" ", "\u00b7")] if "token" in row else []
+    parts += [visible(row["token"])] if "token" in row else []
     parts += [str(row[name]) for name in ("class", "input", "place") if name in row]
     return "  ".join(parts)
 

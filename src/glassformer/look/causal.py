@@ -25,6 +25,7 @@ from torch import Tensor
 
 from glassformer import charts, seeds
 from glassformer.errors import UsageError
+from glassformer.look.asked import one_row
 from glassformer.look.measure import Question, Token
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.replace import Put, record, repeated, sweep
@@ -134,8 +135,7 @@ def causal_trace(
     asked = Question.of(model, text, target=target, at=at)
     config = asked.reading.model.config
     assert isinstance(config, ModelConfig)
-    if len(asked.reading.inputs[0]) != 1:
-        raise UsageError("Several rows were given.", expected="Expected one text.")
+    one_row(asked.reading, "a trace")
     known = asked.reading.places()
     side = "encoder" if config.kind == "encoder-decoder" else "blocks"
     embed = "encoder.embed" if side == "encoder" else "embed"

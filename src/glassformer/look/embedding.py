@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import ModelError, UsageError
+from glassformer.look.asked import token_id
 from glassformer.look.reading import Reading, visible
 from glassformer.model.transformer import Transformer
 from glassformer.text.tokenizer import Tokenizer
@@ -97,9 +98,10 @@ def embedding_map(
     of positions, of all."""
     module, tokenizer = transformer_of(model)
     vectors, names = _matrix(module, tokenizer, of, model.classes if isinstance(model, Loaded) else ())
+    of_tokens = of == "embed" or (of == "head" and module.config.head == "tokens")
     if tokens is not None:
-        ids = _ids(tokens, names, tokenizer if of != "positions" else None)
-    elif of == "positions" or tokenizer is None or len(names) != len(_names(module, tokenizer)):
+        ids = _ids(tokens, names, Reading(module, (), tokenizer) if of_tokens and tokenizer else None)
+    elif tokenizer is None or not of_tokens:
         ids = list(range(len(names)))[: None if of == "positions" else _SHOWN]
     else:
         ids = _first_texts(tokenizer, names)
@@ -195,18 +197,12 @@ def _names(module: Transformer, tokenizer: Tokenizer | None) -> list[str]:
     return [*Reading(module, (), tokenizer).words(range(known)), *(str(i) for i in range(known, size))]
 
 
-def _ids(tokens: Sequence[str | int], names: Sequence[str], tokenizer: Tokenizer | None) -> list[int]:
-    found, wrong = [], []
-    for token in tokens:
-        if isinstance(token, str) and tokenizer is not None and token not in tokenizer.specials:
-            ids = tokenizer.encode(token).tolist()
-            if len(ids) != 1:
-                wrong.append(f"{token!r} is {len(ids)} tokens ({', '.join(repr(names[i]) for i in ids)})")
-            found += ids
-        else:
-            found.append(_row_of(token, names))
-    if wrong:
-        raise UsageError("; ".join(wrong) + ".", expected="Each text has to be one token.")
+def _ids(tokens: Sequence[str | int], names: Sequence[str], reading: Reading | None) -> list[int]:
+    """The rows that are meant: with `reading` those of tokens, without it of what is called so."""
+    found = [
+        token_id(reading, token) if isinstance(token, str) and reading is not None else _row_of(token, names)
+        for token in tokens
+    ]
     if repeated := [names[i] for i, count in Counter(found).items() if count > 1]:
         raise UsageError(f"Given more than once: {', '.join(map(repr, repeated))}.")
     return found

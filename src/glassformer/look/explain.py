@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
+from glassformer.look.asked import check_number, class_names, class_number, one_row, position_of, token_id
 from glassformer.look.attention import concentration
 from glassformer.look.explain_answer import answer_steps
 from glassformer.look.explain_attention import attention
@@ -32,11 +32,10 @@ from glassformer.look.explain_network import network_row, network_steps
 from glassformer.look.explain_seen import Seen, Step, quoted
 from glassformer.look.explain_stream import beginning, norm_step, other_blocks, residual
 from glassformer.look.explanation import Explanation
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.trace import Recorder
 from glassformer.model.mlp import Network
 from glassformer.model.stacks import Encoder, EncoderDecoder
-from glassformer.use.fill import hide
 from glassformer.use.load import Loaded
 from glassformer.use.predict import Predictor, Rows
 
@@ -125,32 +124,22 @@ def _about(seen: Seen) -> str:
 def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple[Reading, int, int | None]:
     """What is read, where the prediction is made, and the right answer."""
     module = model.model if isinstance(model, Loaded) else model
-    if isinstance(module, EncoderDecoder):
-        reading = _one(Reading.of(model, text, target=target))
-        target = None
-    elif isinstance(module, Encoder):
-        if isinstance(model, Loaded) and isinstance(text, str) and model.tokenizer.mask is not None:
-            encoded = model.tokenizer.encode(hide(model, text), allow_special=True)
-            text = model.tokenizer.framed(encoded).astype(np.int64).tolist()
-        reading = _one(Reading.of(model, text))
-        if module.config.head == "none":
-            raise ModelError(
-                "This encoder gives vectors, no scores.", expected="explain needs a head for an answer."
-            )
-        return _of_encoder(model, reading, position, target)
-    else:
-        reading = _one(Reading.of(model, text))
+    written, target = (target, None) if isinstance(module, EncoderDecoder) else (None, target)
+    reading = Reading.of(model, text, target=written)
+    one_row(reading, "an explanation")
+    if isinstance(module, Encoder):
+        return _of_encoder(reading, position, target)
     ids = reading.ids
     if target is not None:
-        at = _within(position, len(ids), "position")
-        reading = Reading.of(model, [*ids[: at + 1], _token(reading, target)])
+        at = position_of(reading, -1 if position is None else position)
+        reading = Reading.of(model, [*ids[: at + 1], token_id(reading, target)])
         return reading, at, reading.ids[-1]
     if len(ids) < 2:
         raise UsageError(
             "Of one token there is nothing to predict.",
             do="Give a longer text, whose last token is the right answer, or the answer as target.",
         )
-    at = len(ids) - 2 if position is None else _within(position, len(ids), "position")
+    at = position_of(reading, -2 if position is None else position)
     if at == len(ids) - 1:
         raise UsageError(
             f"What comes after the last token, at {at}, is not in the text.",
@@ -159,53 +148,19 @@ def _question(model: Any, text: Any, position: int | None, target: Any) -> tuple
     return reading, at, ids[at + 1]
 
 
-def _of_encoder(
-    model: Any, reading: Reading, position: int | None, target: Any
-) -> tuple[Reading, int, int | None]:
-    ids, tokenizer = reading.ids, reading.tokenizer
-    hidden = [at for at, i in enumerate(ids) if tokenizer is not None and i == tokenizer.mask]
-    at = hidden[0] if position is None and hidden else _within(position, len(ids), "position")
-    assert not isinstance(reading.model, Network)
-    if reading.model.config.head != "classes":
-        return reading, at, ids[at] if target is None else _token(reading, target)
-    names = list(model.classes) if isinstance(model, Loaded) else []
-    if target is None:
-        return reading, at, None
-    found = names.index(target) if target in names else target
-    if not isinstance(found, int) or not 0 <= found < reading.model.config.num_classes:
-        raise UsageError(
-            f"There is no class {target!r}.", expected=f"One of {', '.join(names)}." if names else ""
+def _of_encoder(reading: Reading, position: int | None, target: Any) -> tuple[Reading, int, int | None]:
+    ids, tokenizer, head = reading.ids, reading.tokenizer, reading.model.config.head
+    if head == "none":
+        raise ModelError(
+            "This encoder gives vectors, no scores.", expected="explain needs a head for an answer."
         )
-    return reading, at, found
-
-
-def _one(reading: Reading) -> Reading:
-    if any(len(each) != 1 for each in reading.inputs):
-        raise UsageError("Several rows were given.", expected="explain shows one text.")
-    return reading
-
-
-def _within(number: int | None, count: int, what: str) -> int:
-    number = -1 if number is None else number
-    if not -count <= number < count:
-        raise UsageError(f"There is no {what} {number}.", expected=f"There are {count}, from 0.")
-    return number % count
-
-
-def _token(reading: Reading, target: Any) -> int:
-    """The one token that `target` is or begins with."""
-    if isinstance(target, int):
-        return target
-    if reading.tokenizer is None:
-        raise UsageError("A bare model reads ids.", do="Give the target's id.")
-    if target in reading.tokenizer.specials:
-        return reading.tokenizer.specials[target]
-    ids = reading.tokenizer.encode(target).tolist()
-    if len(ids) != 1:
-        pieces = ", ".join(quoted(word) for word in reading.words(ids))
-        raise UsageError(f"{target!r} is {len(ids)} tokens: {pieces}.", expected="The target is one token.",
-                         do="A word within a text is often one token only with the space before it.")  # fmt: skip
-    return int(ids[0])
+    hidden = [at for at, i in enumerate(ids) if tokenizer is not None and i == tokenizer.mask]
+    if position is None and hidden:
+        position = hidden[0]
+    at = position_of(reading, -1 if position is None else position)
+    if head == "classes":
+        return reading, at, None if target is None else class_number(target, class_names(reading))
+    return reading, at, ids[at] if target is None else token_id(reading, target)
 
 
 def _seen(reading: Reading, layer: int, head: int | None, position: int, neuron: int | None,
@@ -216,8 +171,8 @@ def _seen(reading: Reading, layer: int, head: int | None, position: int, neuron:
     for name, given, count in (
         ("layer", layer, config.layers), ("head", head, config.num_heads), ("neuron", neuron, config.ff_width)
     ):  # fmt: skip
-        if given is not None and not 0 <= given < count:
-            raise UsageError(f"There is no {name} {given}.", expected=f"This model has {count}, from 0.")
+        if given is not None:
+            check_number(name, given, count)
     stack = "decoder" if config.kind == "encoder-decoder" else "blocks"
     known = reading.places()
     inside = [f"{stack}.{layer}.*", *(f"{stack}.*.{name}" for name in ("resid_pre", "resid_post"))]
@@ -307,8 +262,7 @@ def _backward(
 
     def loss_of(logits: Tensor) -> Tensor:
         scores = logits[0] if of_classes else logits[0, position]
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        return -wide.log_softmax(-1)[answer]
+        return -wide(scores).log_softmax(-1)[answer]
 
     place = "class_logits" if of_classes else "logits"
     whole = not of_classes and not seen.config.head_transform

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from glassformer.errors import UsageError, nearest
+from glassformer.errors import UsageError
 from glassformer.look.arithmetic import (
     FORMULAS,
     Line,
@@ -23,6 +23,7 @@ from glassformer.look.arithmetic import (
     softmax_lines,
     sum_of_products,
 )
+from glassformer.look.asked import check_number, class_number
 from glassformer.look.explain_answer import best_but
 from glassformer.look.explain_flows import chosen_weight
 from glassformer.look.explain_gradient import SECTION as WAY_BACK
@@ -292,12 +293,10 @@ def network_row(reading: Reading, columns: Columns | None, position: int, layer:
     count, sizes = len(reading.inputs[0]), model.config.hidden
     if not -count <= position < count:
         raise UsageError(f"There is no row {position}.", expected=f"There are {count}, from 0.")
-    if sizes and not 0 <= layer < len(sizes):
-        raise UsageError(f"There is no layer {layer}.", expected=f"Hidden layers 0 to {len(sizes) - 1}.")
-    if neuron is not None and not (sizes and 0 <= neuron < sizes[layer]):
-        raise UsageError(
-            f"There is no neuron {neuron}.", expected=f"Layer {layer} has {sizes[layer] if sizes else 0}."
-        )
+    if sizes:
+        check_number("hidden layer", layer, len(sizes))
+    if neuron is not None:
+        check_number("neuron", neuron, sizes[layer] if sizes else 0)
     one = Reading(model, (reading.inputs[0][position % count][None],), None)
     recorder = Recorder(one.places(), "*")
     with torch.no_grad():
@@ -311,9 +310,7 @@ def _target(model: Network, columns: Columns | None, target: Any) -> Tensor | No
     outputs = model.config.widths[-1]
     if model.config.head == "distribution":
         names = [str(name) for name in columns.outputs] if columns else [str(i) for i in range(outputs)]
-        if str(target) not in names:
-            raise UsageError(f"There is no class {target!r}; {nearest(str(target), names)}")
-        return torch.tensor(names.index(str(target)))
+        return torch.tensor(class_number(str(target), names))
     numbers = torch.as_tensor(
         [
             float(x)

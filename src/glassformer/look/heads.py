@@ -31,6 +31,7 @@ from torch import Tensor
 from glassformer import charts
 from glassformer.errors import UsageError, nearest
 from glassformer.look.head_scores import READ, REPEATED, Attention, Copies, Pattern, Positional, attentions
+from glassformer.look.parts import head_name
 from glassformer.look.random_rows import RandomRows
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.model.mlp import Network
@@ -281,7 +282,7 @@ def _spread(twice: _Twice, part: Attention) -> dict[str, Float[Tensor, "layer he
 
 
 def _name(attention: str, layer: int, head: int) -> str:
-    short = f"L{layer}H{head}"
+    short = head_name(layer, head)
     return short if attention == "blocks" else f"{attention} {short}"
 
 

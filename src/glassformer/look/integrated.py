@@ -27,15 +27,13 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import ModelError, UsageError
-from glassformer.look.asked import position_of, token_id
-from glassformer.look.per_token import class_number
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.look.asked import class_names, class_number, one_row, position_of, token_id
+from glassformer.look.reading import Model, Reading, Text, visible, wide
 from glassformer.look.straight_line import Line
 from glassformer.look.trace import Recorder
 from glassformer.model.mlp import Network
 from glassformer.model.places import chained
 from glassformer.model.stacks import Encoder
-from glassformer.use.load import Loaded
 from glassformer.use.predict import Predictor, Rows
 
 Baseline = str | int | Sequence[int] | Sequence[float]
@@ -121,9 +119,7 @@ class Integrated:
         rows = [
             {
                 "name": " ".join(
-                    str(row[key]).replace(" ", "\u00b7")
-                    for key in ("side", "position", "token", "input")
-                    if key in row
+                    visible(str(row[key])) for key in ("side", "position", "token", "input") if key in row
                 ),
                 "attribution": row["attribution"],
             }
@@ -160,9 +156,8 @@ def integrated_gradients(
     if steps < 1:
         raise UsageError(f"steps is {steps}.", expected="At least 1.")
     reading = Reading.of(model, text, target=target)
-    if any(len(row) != 1 for row in reading.inputs):
-        raise UsageError(f"{len(reading.inputs[0])} rows were given.", expected="One.")
-    answer = _Answer.of(model, reading, position)
+    one_row(reading, "an answer's division")
+    answer = _Answer.of(reading, position)
     with torch.no_grad():
         start = Recorder(reading.places(), answer.vectors)
         scores = answer.scores(reading, start)
@@ -231,20 +226,16 @@ class _Answer:
     reading: Reading
 
     @classmethod
-    def of(cls, model: Model, reading: Reading, position: int) -> _Answer:
+    def of(cls, reading: Reading, position: int) -> _Answer:
         config = reading.model.config
         plain = isinstance(reading.model, Network)
         if plain or (isinstance(reading.model, Encoder) and config.head == "classes"):
             if position != -1:
                 raise UsageError(f"position {position} has no effect where the answer is of the whole row.")
             if plain:
-                outputs = model.columns.outputs if isinstance(model, Predictor) else None
-                names = outputs or tuple(map(str, range(config.widths[-1])))  # type: ignore[union-attr]
+                names = reading.outputs or tuple(map(str, range(config.widths[-1])))  # type: ignore[union-attr]
                 return cls("scores", ("inputs",), None, len(names), names, reading)
-            count = config.num_classes  # type: ignore[union-attr]
-            known = (model.classes if isinstance(model, Loaded) else ()) or [
-                f"LABEL_{at}" for at in range(count)
-            ]
+            known = class_names(reading)
             return cls("class_logits", ("embed",), None, reading.inputs[0].numel(), known, reading)
         if "logits" not in reading.places():
             raise ModelError(
@@ -261,7 +252,7 @@ class _Answer:
         reading.run(chained(see, end))
         found = end.seen[self.place]
         found = found if self.position is None else found[:, self.position]
-        found = found if found.dtype == torch.float64 else found.float()
+        found = wide(found)
         head = reading.model.config.head
         if head == "number":
             return found

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from glassformer import charts
 from glassformer.errors import UsageError
+from glassformer.look.asked import check_number, one_row
 from glassformer.look.embedding import distinct
 from glassformer.look.reading import Model, Reading, Text, visible
 from glassformer.look.trace import Recorder, look
@@ -240,14 +241,12 @@ def _of_block(
             f"This model has no stack {stack!r} to choose.", expected=f"It has {', '.join(known)}."
         )
     name = stack or known[-1]
-    _check("layer", layer, len(getattr(model, name)))
+    check_number("layer", layer, len(getattr(model, name)))
     if not config.ff_width:
         raise UsageError("This model's blocks are attention alone (feedforward 0): there is no neuron.")
-    _check("neuron", neuron, config.ff_width)
-    side = 0 if name == "encoder" else -1
-    rows, labels = reading.inputs[side], reading.source_tokens if name == "encoder" else reading.tokens
-    if len(rows) > 1:
-        raise UsageError(f"{len(rows)} rows were given.", expected="One text at a time.")
+    check_number("neuron", neuron, config.ff_width)
+    labels = reading.source_tokens if name == "encoder" else reading.tokens
+    one_row(reading, "the sheet")
     at = _at(position, len(labels), "position")
     place = f"{name}.{layer}"
     mlp = model.get_submodule(f"{place}.mlp")
@@ -308,9 +307,9 @@ def _of_network(
     ends: tuple[Sequence[str], Sequence[str]] | None,
 ) -> NeuronSheet:
     config = network.config
-    _check("layer", layer, config.layers + 1)
+    check_number("layer", layer, config.layers + 1)
     sizes, last = config.widths, layer == config.layers
-    _check("neuron", neuron, sizes[layer + 1])
+    check_number("neuron", neuron, sizes[layer + 1])
     num_rows = len(reading.inputs[0])
     at = _at(position, num_rows, "row")
     place = "head" if last else f"layers.{layer}"
@@ -345,12 +344,6 @@ def _sum(
 ) -> WeightedSum:
     bias = None if layer.bias is None else float(layer.bias[row])
     return WeightedSum(name, x.cpu(), layer.weight[row].double().cpu(), bias, float(seen))
-
-
-def _check(what: str, given: int, count: int) -> None:
-    if not 0 <= given < count:
-        expected = f"This model has {what}s 0 to {count - 1}." if count else f"This model has no {what}."
-        raise UsageError(f"There is no {what} {given}.", expected=expected)
 
 
 def _at(position: int, count: int, what: str) -> int:

@@ -24,6 +24,7 @@ from glassformer.look.export import picture
 from glassformer.look.heads import heads
 from glassformer.look.lens import lens
 from glassformer.look.neuron import loudest, neuron
+from glassformer.look.parts import head_name
 from glassformer.look.positions import positions
 from glassformer.look.reading import Text
 from glassformer.look.sampling import sampling_view
@@ -165,10 +166,9 @@ def _thumbnail(patterns: torch.Tensor, layer: int, head: int) -> str:
         for x, value in enumerate(row)
         if value >= 0.02
     )
+    name = head_name(layer, head)
     box = f'<svg viewBox="0 0 {size} {size}" width="88" height="88" style="border:1px solid var(--rule)">{cells}</svg>'
-    return (
-        f'<div style="font-size:11.5px;text-align:center">{box}<div class="quiet">L{layer}H{head}</div></div>'
-    )
+    return f'<div style="font-size:11.5px;text-align:center">{box}<div class="quiet">{name}</div></div>'
 
 
 def _heads(model: Loaded, text: Text, target: Text | None) -> list[str]:

@@ -38,6 +38,11 @@ class Part:
     at: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
+def head_name(layer: int, head: int) -> str:
+    """`L18H6`."""
+    return f"L{layer}H{head}"
+
+
 def part(name: str, config: ModelConfig) -> Part:
     """The part of this name. Raises UsageError for one that the model lacks, and says what it has."""
     found, own = _NAME.fullmatch(name), [stack.name for stack in stacks(config)]

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import UsageError
+from glassformer.look.asked import one_row
 from glassformer.look.measure import Measure, Question, Token, token_losses
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.replace import Put, record, sweep
-from glassformer.look.trace import Places, matching
+from glassformer.look.trace import Places, matching, sides
 
 By = Literal["position", "head", "layer"]
 """What is put in at a time: one position of a place, one head, or all of it."""
@@ -88,7 +89,9 @@ class Patched:
     def names(self) -> list[str]:
         """A name for each place: the layer's number where all are of one kind."""
         kinds = {_kind(place) for place in self.places}
-        return [_short(place) if len(kinds) > 1 else str(_layer(place)) for place in self.places]
+        return [
+            place.removeprefix("blocks.") if len(kinds) > 1 else str(_layer(place)) for place in self.places
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         names = ("metric", "answer", "instead", "clean", "corrupt", "by")
@@ -138,15 +141,15 @@ def patch(
     other = Question.of(model, corrupt, target=target, at=at)
     _same_length(asked.reading, other.reading)
     known = asked.reading.places()
-    side = "encoder" if "encoder.embed" in known else "blocks"
-    chosen = matching(known, places or f"{side}.*.resid_pre")
+    stack = "encoder" if "encoder.embed" in known else "blocks"
+    chosen = matching(known, places or f"{stack}.*.resid_pre")
     unit, axis_of = _parts(chosen, asked.reading, by)
     clean_seen, clean_output = record(asked.reading, chosen)
     corrupt_seen, corrupt_output = record(other.reading, chosen)
     answer, instead = _answers(asked, metric, clean_output, corrupt_output)
     before, clean_value = (_measure(asked, answer, instead)(y) for y in (corrupt_output, clean_output))
     num_parts = {_count(clean_seen[place], axis_of[place]) for place in chosen}
-    if len(num_parts) > 1 or (unit == "position" and len({_of_source(place) for place in chosen}) > 1):
+    if len(num_parts) > 1 or (unit == "position" and len({sides(place)[0] for place in chosen}) > 1):
         raise UsageError(
             f"These places count different {unit}s: {', '.join(chosen[:1] + chosen[-1:])}.",
             do="Patch them one kind at a time.",
@@ -168,7 +171,8 @@ def patch(
         found = sweep(other.reading, edits, measure, at=position)[:, 0].cpu().double()
         for (row, part), value in zip(cells, found, strict=True):
             values[row, part] = value
-    tokens = [q.reading.source_tokens if _of_source(chosen[0]) else q.reading.tokens for q in (asked, other)]
+    side = sides(chosen[0])[0]
+    tokens = [each.words(each.inputs[side][0].tolist()) for each in (asked.reading, other.reading)]
     return Patched(
         "loss" if answer is None else "logit difference",
         None if answer is None else asked.name(answer), None if instead is None else asked.name(instead),
@@ -209,11 +213,6 @@ def _measure(asked: Question, answer: int | None, instead: int | None) -> Measur
     return asked.difference(answer, instead)
 
 
-def _of_source(place: str) -> bool:
-    """Whether the place's positions are those of an encoder-decoder's source."""
-    return place.startswith("encoder.") or place.endswith((".cross_attn.k", ".cross_attn.v"))
-
-
 def _put(place: str, seen: dict[str, Tensor], axis_of: dict[str, tuple[str, int] | None], part: int) -> Put:
     axis = axis_of[place]
     return Put(place, seen[place], {axis[0]: [part]} if axis else {})
@@ -246,8 +245,8 @@ def _part(y: Tensor, axis: tuple[str, int] | None, part: int) -> Tensor:
 
 
 def _same_length(clean: Reading, corrupt: Reading) -> None:
-    if len(clean.inputs[0]) != 1 or len(corrupt.inputs[0]) != 1:
-        raise UsageError("Several rows were given.", expected="Expected one clean and one corrupt text.")
+    for reading in (clean, corrupt):
+        one_row(reading, "patching")
     if clean.inputs[0].shape != corrupt.inputs[0].shape:
         texts = [each.words([int(i) for i in each.inputs[0][0]]) for each in (clean, corrupt)]
         raise UsageError(
@@ -264,7 +263,3 @@ def _layer(place: str) -> int | None:
 def _kind(place: str) -> str:
     """The place without its layer's number."""
     return ".".join(word for word in place.split(".") if not word.isdigit() and word != "blocks")
-
-
-def _short(place: str) -> str:
-    return place.removeprefix("blocks.")

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassformer.errors import ModelError, UsageError, nearest
-from glassformer.look.reading import Model, Reading, Text
+from glassformer.errors import ModelError, UsageError
+from glassformer.look.asked import class_names, class_number
+from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.trace import Recorder
 from glassformer.model.mlp import Network
 from glassformer.model.places import See, chained, unseen
@@ -71,7 +72,7 @@ class PerToken:
             return _of_tokens(reading, reading.inputs[-1], tokens, first=1)
         reading = Reading.of(model, text)
         if module.config.head == "classes":
-            return _of_classes(model, reading, target, tokens)
+            return _of_classes(reading, target, tokens)
         if module.config.head != "tokens":
             raise ModelError(
                 "This encoder gives out vectors and predicts nothing, so that it cannot be wrong.",
@@ -102,7 +103,7 @@ class PerToken:
     def losses(self, scores: Tensor) -> Float[Tensor, " item"]:
         """The same from what the place of the scores holds."""
         picked = scores[self.rows, self.positions - self.before] if scores.ndim == 3 else scores[self.rows]
-        picked = picked if picked.dtype == torch.float64 else picked.float()
+        picked = wide(picked)
         if not self.targets.is_floating_point():
             return F.cross_entropy(picked, self.targets, reduction="none")
         wanted = self.targets.to(picked.dtype)
@@ -133,29 +134,14 @@ def _of_tokens(reading: Reading, right: Tensor, tokens: Sequence[int] | None, *,
     return PerToken(reading, "logits", rows, positions, first, targets, labels)
 
 
-def _of_classes(model: Model, reading: Reading, target: Any, tokens: Sequence[int] | None) -> PerToken:
+def _of_classes(reading: Reading, target: Any, tokens: Sequence[int] | None) -> PerToken:
     if tokens is not None:
         raise UsageError("tokens has no effect with a head for classes, whose loss is of the whole text.")
-    count = reading.model.config.num_classes  # type: ignore[union-attr] # a network has no classes
-    known = model.classes if isinstance(model, Loaded) else ()
-    number = class_number(target, known or tuple(f"LABEL_{at}" for at in range(count)))
+    known = class_names(reading)
+    number = class_number(target, known)
     rows = torch.arange(len(reading.inputs[0]), device=reading.inputs[0].device)
-    label = known[number] if known else f"LABEL_{number}"
-    return PerToken(
-        reading, "class_logits", rows, rows * 0, 0, torch.full_like(rows, number), (label,) * len(rows)
-    )
-
-
-def class_number(target: Any, known: Sequence[str]) -> int:
-    """A class given by its name or number."""
-    if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(known):
-        return target
-    if target is None or str(target) not in known:
-        raise UsageError(
-            "No target was given." if target is None else f"There is no class {target!r}.",
-            expected=f"The class that is right; {nearest(str(target), known)}",
-        )
-    return list(known).index(str(target))
+    labels = (known[number],) * len(rows)
+    return PerToken(reading, "class_logits", rows, rows * 0, 0, torch.full_like(rows, number), labels)
 
 
 def _of_network(model: Any, reading: Reading, target: Any, tokens: Sequence[int] | None) -> PerToken:

@@ -12,7 +12,7 @@ The kernel tells how alike two places D apart are: of a table, the mean cosine o
 v . R(-D) v over random v of length 1, which tends to (2 sum_i cos(D w_i) + entries not turned) / d_head. Beside it
 stands the largest difference among the dot products of the same two vectors at the same offset but at other places:
 by the formula 0, so what is left is rounding. With a text the same is measured on the model's own queries and keys,
-and how far each layer looks (reach.py).
+and how far each layer looks (reach.py). The measuring itself is position_kernel.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -30,16 +29,13 @@ from torch import Tensor
 from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.look.embedding import transformer_of
+from glassformer.look.position_kernel import added, own, pairs, rope, spread
 from glassformer.look.reach import Reach, reach
 from glassformer.look.reading import Reading, Text
 from glassformer.model.config import ModelConfig
-from glassformer.model.positions import rotate
 from glassformer.model.transformer import Transformer
-from glassformer.seeds import generator
 from glassformer.use.load import Loaded
 
-_VECTORS, _PLACES = 64, 8
-"""Random vectors, and places of each offset, that the kernel of rope is measured with."""
 _CURVES = 6
 _CELLS = 64
 """Curves, and rows and columns of a matrix, that a picture shows at most."""
@@ -89,7 +85,7 @@ class PositionView:
                 "pair": pair, "entries": f"{first}, {second}", "radians_per_token": rate,
                 "tokens_per_turn": 2 * math.pi / rate, "turns_in_context": rate * last / (2 * math.pi),
             }
-            for pair, (rate, (first, second)) in enumerate(_pairs(self.config))
+            for pair, (rate, (first, second)) in enumerate(pairs(self.config))
         ]  # fmt: skip
 
     def kernel_rows(self) -> list[dict[str, Any]]:
@@ -163,126 +159,17 @@ def positions(
     found: dict[str, Any] = {}
     with torch.no_grad():
         if module.config.positions == "rope":
-            found = _rope(module, seed)
+            found = rope(module, seed)
         elif module.config.positions == "alibi":
             found = {"slopes": module.slopes.float().cpu()}
         elif module.config.positions != "none":
-            found = _added(module)
+            found = added(module)
         if text is not None:
             reading = Reading.of(model, text, target=target)
             found["reach"] = reach(reading)
             if module.config.positions == "rope":
-                found |= _own(reading, module, found["offsets"])
+                found |= own(reading, module, found["offsets"])
     return PositionView(module.config, **found)
-
-
-def _added(module: Transformer) -> dict[str, Any]:
-    learned = module.positions is not None
-    table = (module.table if module.positions is None else module.positions.weight).detach().cpu()
-    offsets = _offsets(len(table))
-    unit = F.normalize(table.double(), dim=-1)
-    kernel = [float((unit[: len(unit) - D] * unit[D:]).sum(-1).mean()) for D in offsets.tolist()]
-    off = None if learned else float((table.double() - _formula(module.config)).abs().max())
-    return {"table": table, "offsets": offsets, "kernel": torch.tensor(kernel), "deviation": off}
-
-
-def _formula(config: ModelConfig) -> Float[Tensor, "context width"]:
-    """The sinusoids entry by entry in float64, apart from the model's own code."""
-    table = torch.zeros(config.context, config.width, dtype=torch.float64)
-    place = np.arange(config.context, dtype=np.float64)
-    for rate, (sine, cosine) in _pairs(config):
-        table[:, sine] = torch.from_numpy(np.sin(place * rate))
-        if cosine < config.width:
-            table[:, cosine] = torch.from_numpy(np.cos(place * rate))
-    return table
-
-
-def _rope(module: Transformer, seed: int) -> dict[str, Any]:
-    config, turn = module.config, module.turn.cpu()
-    offsets = _offsets(turn.shape[1])
-    drawn = generator(seed, "positions").standard_normal((2, _VECTORS, config.head_width)).astype(np.float32)
-    q, k = F.normalize(torch.from_numpy(drawn), dim=-1)
-    _, deviation = _dots(q, k, turn, offsets)
-    kernel, again = _dots(q, q, turn, offsets)
-    rates = torch.tensor([rate for rate, _ in _pairs(config)], dtype=torch.float64)
-    angles = torch.arange(config.context, dtype=torch.float64)[:, None] * rates
-    return {
-        "angles": angles, "offsets": offsets, "kernel": kernel.mean(0), "deviation": max(deviation, again)
-    }  # fmt: skip
-
-
-def _dots(
-    q: Float[Tensor, "vector size"],
-    k: Float[Tensor, "vector size"],
-    turn: Float[Tensor, "2 context half"],
-    offsets: Int[Tensor, " offset"],
-) -> tuple[Float[Tensor, "vector offset"], float]:
-    """R(p) q . R(p - D) k for each offset D, and the largest difference between several places p."""
-    most = turn.shape[1] - 1 - offsets
-    key = (torch.linspace(0, 1, _PLACES)[:, None] * most).long()  # (place, offset)
-    dots = []
-    for one, other in zip(q, k, strict=True):  # one at a time: the turned copies take little memory
-        turned = [
-            rotate(vector.expand(1, 1, at.numel(), -1), turn[:, at.flatten()])[0, 0]
-            for vector, at in ((one, key + offsets), (other, key))
-        ]
-        dots.append((turned[0] * turned[1]).sum(-1).view(key.shape))
-    found = torch.stack(dots)  # (vector, place, offset)
-    return found.mean(1), float((found.amax(1) - found.amin(1)).max())
-
-
-def _own(reading: Reading, module: Transformer, offsets: Int[Tensor, " offset"]) -> dict[str, Any]:
-    """The mean over all queries and keys of q . R(-D) k, all of length 1, is that of their means."""
-    means = _Means(module)
-    reading.run(means)
-    turn = module.turn.float().cpu()
-    own, worst = {}, 0.0
-    for layer, (q, k) in means.found.items():
-        k = k.repeat_interleave(len(q) // len(k), dim=0)
-        dots, deviation = _dots(F.normalize(q, dim=-1), F.normalize(k, dim=-1), turn, offsets)
-        own[layer] = dots * (q.norm(dim=-1) * k.norm(dim=-1))[:, None]
-        worst = max(worst, deviation)
-    return {"own": own, "own_deviation": worst}
-
-
-class _Means:
-    """The mean query and key of each head, each query and key first brought to length 1, before they are turned."""
-
-    def __init__(self, module: Transformer) -> None:
-        self.module = module
-        self.found: dict[str, list[Float[Tensor, "head size"]]] = {}
-
-    def wants(self, name: str) -> bool:
-        return name.endswith((".attn.q", ".attn.k"))
-
-    def __call__(self, name: str, y: Float[Tensor, "batch position head size"], /) -> Tensor:
-        if self.wants(name):
-            layer, _, which = name.rpartition(".attn.")
-            norm = getattr(self.module.get_submodule(f"{layer}.attn"), f"{which}_norm")
-            met = y if norm is None else norm(y)
-            mean = F.normalize(met.detach().float(), dim=-1).mean((0, 1)).cpu()
-            self.found.setdefault(layer, []).append(mean)  # q comes before k
-        return y
-
-
-def _pairs(config: ModelConfig) -> list[tuple[float, tuple[int, int]]]:
-    """Radians a token, and which two entries belong together. The last pair of an odd width is a sine alone."""
-    if config.positions == "rope":
-        size, half = config.rotary_width, config.rotary_width // 2
-        return [(config.rope_base ** (-2 * i / size), (i, i + half)) for i in range(half)]
-    if not config.positions.startswith("sinusoidal"):
-        return []
-    num = -(-config.width // 2)
-    halves = config.positions == "sinusoidal_halves"
-    return [
-        (10000.0 ** (-2 * i / config.width), (i, i + num) if halves else (2 * i, 2 * i + 1))
-        for i in range(num)
-    ]
-
-
-def _offsets(context: int) -> Int[Tensor, " offset"]:
-    """All small ones, and evenly spaced ones up to the context."""
-    return torch.tensor(sorted({*range(min(context, 64)), *_spread(context, 192)}))
 
 
 def _learned_rows(table: Float[Tensor, "context width"]) -> list[dict[str, Any]]:
@@ -302,15 +189,10 @@ def _learned_rows(table: Float[Tensor, "context width"]) -> list[dict[str, Any]]
     return rows
 
 
-def _spread(count: int, most: int = _CELLS) -> list[int]:
-    """Evenly spaced numbers below `count`, at most `most` of them."""
-    return sorted({round(x) for x in np.linspace(0, count - 1, min(count, most))})
-
-
 def _places(view: PositionView) -> list[int]:
     """Learned vectors may differ anywhere; sinusoids and angles are only followed place by place, from the first."""
     return (
-        _spread(view.config.context)
+        spread(view.config.context, _CELLS)
         if view.kind == "learned"
         else list(range(min(view.config.context, _CELLS)))
     )
@@ -332,13 +214,13 @@ def _matrix(
 
 def _table_chart(view: PositionView) -> charts.Spec:
     assert view.table is not None
-    rows, columns = _places(view), _spread(view.config.width)
+    rows, columns = _places(view), spread(view.config.width, _CELLS)
     title = f"The vectors of positions ({view.kind})"
     return _matrix(view.table[rows][:, columns], rows, columns, title, "entry", "position")
 
 
 def _similarity_chart(view: PositionView) -> charts.Spec:
-    rows = _spread(view.config.context)
+    rows = spread(view.config.context, _CELLS)
     return _matrix(
         view.similarity(rows), rows, rows, "Cosine of the vectors of positions", "position", "position"
     )
@@ -346,7 +228,7 @@ def _similarity_chart(view: PositionView) -> charts.Spec:
 
 def _angles_chart(view: PositionView) -> charts.Spec:
     assert view.angles is not None
-    rows, columns = _places(view), _spread(view.angles.shape[1])
+    rows, columns = _places(view), spread(view.angles.shape[1], _CELLS)
     return _matrix(
         view.angles[rows][:, columns].cos(), rows, columns, "Cosine of the angle", "pair", "position"
     )
@@ -354,7 +236,7 @@ def _angles_chart(view: PositionView) -> charts.Spec:
 
 def _bias_chart(view: PositionView) -> charts.Spec:
     assert view.slopes is not None
-    heads, far = _spread(len(view.slopes), _CURVES), _spread(view.config.context, 2)
+    heads, far = spread(len(view.slopes), _CURVES), spread(view.config.context, 2)
     rows = [
         {"distance": distance, "bias": -float(view.slopes[head]) * distance, "head": f"head {head}"}
         for head in heads
@@ -375,15 +257,15 @@ def _kernel_chart(view: PositionView) -> charts.Spec:
 def _curves_chart(view: PositionView) -> charts.Spec:
     """Of a pair, its first entry; of a learned table, a few of its entries."""
     if view.angles is not None:
-        curves = {f"pair {i}": view.angles[:, i].cos() for i in _spread(view.angles.shape[1], _CURVES)}
+        curves = {f"pair {i}": view.angles[:, i].cos() for i in spread(view.angles.shape[1], _CURVES)}
     else:
         assert view.table is not None
-        pairs = _pairs(view.config)
-        first = {f"pair {i}": pairs[i][1][0] for i in _spread(len(pairs), _CURVES)} if pairs else {
-            f"entry {i}": i for i in _spread(view.config.width, _CURVES)}  # fmt: skip
+        both = pairs(view.config)
+        first = {f"pair {i}": both[i][1][0] for i in spread(len(both), _CURVES)} if both else {
+            f"entry {i}": i for i in spread(view.config.width, _CURVES)}  # fmt: skip
         curves = {name: view.table[:, entry] for name, entry in first.items()}
     places = (
-        _spread(view.config.context, 128) if view.kind == "learned" else range(min(view.config.context, 128))
+        spread(view.config.context, 128) if view.kind == "learned" else range(min(view.config.context, 128))
     )
     rows = [
         {"position": p, "value": float(curve[p]), "curve": name}

@@ -161,6 +161,11 @@ def visible(token: str) -> str:
     return repr(token)[1:-1].replace(" ", "·") or "(empty)"
 
 
+def wide(y: Tensor) -> Tensor:
+    """In no less than float32, as what is made of scores has to be."""
+    return y if y.dtype == torch.float64 else y.float()
+
+
 def _of_rows(model: Predictor | Network, rows: Any) -> Reading:
     if isinstance(model, Predictor):
         inputs = torch.from_numpy(encoded(model, rows)).to(model.network.head.weight)

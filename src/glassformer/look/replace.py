@@ -22,15 +22,13 @@ from glassformer.look.reading import Reading
 from glassformer.look.resume import Later, Only, last_stream, layer_of, resumed
 from glassformer.look.trace import Recorder
 from glassformer.model.config import ModelConfig
-from glassformer.model.places import See, canonical, chained, find
+from glassformer.model.places import NOTHING_FOLLOWS, See, canonical, chained, find
 from glassformer.run.manifest import free_memory_bytes
 
 _BATCH_TOKENS = 4096
 """Tokens of a batch: beyond this a processor gains nothing from more."""
 _BATCH_BYTES = 2**29
 """The most memory of a batch, where that much is free."""
-
-_NOTHING_FOLLOWS = ("probabilities", "loss", "class_probabilities")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Replace:
             name = canonical(put.place)
             if name not in known:
                 raise UsageError(f"This model has no place {put.place!r}; {nearest(name, known)}")
-            if name in _NOTHING_FOLLOWS:
+            if name in NOTHING_FOLLOWS:
                 raise UsageError(
                     f"Nothing follows from {name}, so putting other numbers there has no effect."
                 )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glassformer import charts
 from glassformer.errors import UsageError
+from glassformer.look.asked import one_row
 from glassformer.look.embedding import distinct
 from glassformer.look.reading import Reading, Text
 from glassformer.model.config import ModelConfig
@@ -227,8 +228,7 @@ def _read(
         raise UsageError(
             "This model does not write, so nothing is drawn.", expected="A decoder or an encoder-decoder."
         )
-    if len(reading.inputs[-1]) > 1:
-        raise UsageError(f"{len(reading.inputs[-1])} rows were given.", expected="One text at a time.")
+    one_row(reading, "a draw")
     size = config.vocab_size if reading.tokenizer is None else reading.tokenizer.vocab_size
     return reading, reading.run()[0, -1, :size].float(), None
 

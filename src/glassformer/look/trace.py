@@ -52,6 +52,19 @@ class Recorder:
         return y
 
 
+class Graph(Recorder):
+    """A `Recorder` of places to ask for gradients. One that nothing before it asks for, such as a row of numbers from
+    outside, joins the graph of autograd, which then begins there."""
+
+    def __init__(self, known: Sequence[str], places: Places) -> None:
+        super().__init__(known, places, attached=True)
+
+    def __call__(self, name: str, y: Tensor, /) -> Tensor:
+        if self.wants(name) and not y.requires_grad:
+            y = y.detach().requires_grad_()
+        return super().__call__(name, y)
+
+
 def matching(known: Sequence[str], places: Places) -> list[str]:
     """The known places that are meant, in their order. Raises UsageError with the nearest for one that is not."""
     found: set[str] = set()
@@ -169,11 +182,11 @@ def look(
 
 def shape(reading: Reading, place: str) -> tuple[int, ...]:
     """How large a place's tensor will be, before the pass."""
-    sizes = _sizes(reading, *_side(place))
+    sizes = _sizes(reading, *sides(place))
     return tuple(sizes[axis] for axis in reading.axes(place))
 
 
-def _side(place: str) -> tuple[int, int]:
+def sides(place: str) -> tuple[int, int]:
     """Where a place's positions and keys lie: 0 in the text that is read, -1 in the one that is written."""
     if place.startswith("layers."):  # a plain network's hidden layer, by its number
         return int(place.split(".")[1]), 0
@@ -201,9 +214,9 @@ def _sizes(reading: Reading, side: int, keys: int) -> dict[str, int]:
 
 def _check_memory(reading: Reading, places: Sequence[str]) -> None:
     entry = next(reading.model.parameters()).element_size()
-    sizes = {side: _sizes(reading, *side) for side in {_side(place) for place in places}}
+    sizes = {side: _sizes(reading, *side) for side in {sides(place) for place in places}}
     needed = entry * sum(
-        math.prod(map(sizes[_side(place)].__getitem__, reading.axes(place))) for place in places
+        math.prod(map(sizes[sides(place)].__getitem__, reading.axes(place))) for place in places
     )
     free = free_memory_bytes()
     if free is not None and needed > free:

@@ -19,7 +19,7 @@ Source: the configs and modules of `transformers` 5 (their attribute names are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from glassformer.configs import build

@@ -99,11 +99,13 @@ _NEURONS = ("batch", "position", "feedforward")
 
 def _attention(attn: str, where: str = "", only: str = "", turned: str = "turned") -> list[Place]:
     """The places of one attention, in order."""
+    # what cross-attention is given are keys as they were remembered, normed already
+    rot_k = [] if attn == "cross_attn" else [("rot_k", _KEY, "keys after QK norm and rotation", turned)]
     rows = [
         ("q", _HEADS, "queries", only),
         ("rot_q", _HEADS, "queries after QK norm and rotation, as they meet the keys", turned),
         ("k", _KEY, "keys", only),
-        ("rot_k", _KEY, "keys after QK norm and rotation", "never" if only else turned),  # k is remembered so
+        *rot_k,
         ("v", _KEY, "values", only),
         ("dots", _SCORES, "q . k, before scaling and mask", only),
         ("scaled", _SCORES, "q . k / sqrt(head_size)", only),
@@ -113,11 +115,7 @@ def _attention(attn: str, where: str = "", only: str = "", turned: str = "turned
         ("result", (*_HEADS[:3], "width"), f"each head's share of {attn}_out", only),
     ]
     block = "blocks.{layer}."
-    places = [
-        Place(f"{block}{attn}.{name}", axes, text + where, has)
-        for name, axes, text, has in rows
-        if has != "never"
-    ]
+    places = [Place(f"{block}{attn}.{name}", axes, text + where, has) for name, axes, text, has in rows]
     return [*places, Place(f"{block}{attn}_out", _RESIDUAL, f"what it adds to the stream{where}", only)]
 
 
@@ -152,6 +150,9 @@ PLACES: tuple[Place, ...] = (
     Place("class_logits", ("batch", "class"), "one score for every class", "classes"),
     Place("class_probabilities", ("batch", "class"), "their softmax; nothing follows from it", "classes"),
 )  # fmt: skip
+
+NOTHING_FOLLOWS = ("probabilities", "class_probabilities", "loss")
+"""Places that are shown and not used: putting other numbers there has no effect, and no blame comes back to them."""
 
 
 def canonical(name: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glassformer.errors import UsageError
 from glassformer.model import gguf_names
+from glassformer.model.hub_family import Part
 from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run.folder import Run
 from glassformer.text.gguf_vocabulary import read_tokenizer, write_tokenizer
