@@ -140,7 +140,11 @@ def test_what_has_no_straight_way_to_a_token_names_none() -> None:
         gf.neuron(made(kind="encoder", head="classes", classes=3, positions="learned"), IDS, 0, 0),
         gf.neuron(pair, IDS, 0, 0, target=[1, 2], stack="encoder"),
     ):
-        assert sheet.per_unit is None and sheet.token_rows() == [] and sheet.charts == ("terms", "positions")
+        assert (
+            sheet.per_unit is None
+            and sheet.token_rows() == []
+            and sheet.chart_names == ("terms", "positions")
+        )
     assert sheet.place == "encoder.0.mlp" and len(sheet.labels) == len(IDS)
 
 

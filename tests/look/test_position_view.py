@@ -166,19 +166,19 @@ def test_where_attention_looks_is_the_mean_of_the_patterns_along_the_distance(
 @pytest.mark.parametrize("kind", ["rope", "sinusoidal", "learned", "alibi", "none"])
 def test_every_chart_that_is_named_is_drawn_and_no_other(kind: str) -> None:
     view = gf.positions(made(positions=kind, context=200), IDS)
-    assert view.charts[-1] in ("curves", "attention") and "attention" in view.charts
-    for name in view.charts:
+    assert view.chart_names[-1] in ("curves", "attention") and "attention" in view.chart_names
+    for name in view.chart_names:
         values = view.chart(name)["data"]["values"]
         assert 1 < len(values) <= 64 * 64
     with pytest.raises(
-        UsageError, match=rf"Positions '{kind}' have no chart 'x'. It can be {view.charts[0]}"
+        UsageError, match=rf"Positions '{kind}' have no chart 'x'. It can be {view.chart_names[0]}"
     ):
         view.chart("x")
 
 
 def test_without_a_text_there_is_no_attention_and_a_target_needs_one() -> None:
     view = gf.positions(made(positions="none"))
-    assert view.charts == () and view.rows() == [] and view.kernel_rows() == []
+    assert view.chart_names == () and view.rows() == [] and view.kernel_rows() == []
     with pytest.raises(UsageError, match="Give a text"):
         view.chart()
     with pytest.raises(UsageError, match="target was given without a text"):

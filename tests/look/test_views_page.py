@@ -33,4 +33,4 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     known: dict[str, object] = {}
     exec(example[1], known)
     assert (tmp_path / "next.svg").read_text("utf-8").startswith("<svg")
-    assert known["order"].charts == ("angles", "kernel", "attention", "curves")  # type: ignore[attr-defined]
+    assert known["order"].chart_names == ("angles", "kernel", "attention", "curves")  # type: ignore[attr-defined]

@@ -161,7 +161,7 @@ def _several(texts: Texts) -> list[Text]:
     return list(texts)  # type: ignore[arg-type]
 
 
-def _pools(readings: list[Reading], parts: list[Part]) -> dict[str, Float[Tensor, "position *rest"]]:
+def _pools(readings: list[Reading], parts: list[Part]) -> dict[str, Float[Tensor, " position *rest"]]:
     """What the parts' places hold, at all positions of all texts."""
     places = sorted({each.place for each in parts})
     seen = [record(reading, places)[0] for reading in readings]

@@ -88,7 +88,7 @@ class Vector:
     note: str = ""
 
     @classmethod
-    def of(cls, left: str, x: Float[Tensor, "entry"], note: str = "") -> Vector:
+    def of(cls, left: str, x: Float[Tensor, " entry"], note: str = "") -> Vector:
         return cls(left, tuple(x[:_ENTRIES].tolist()), len(x), note)
 
     @property
@@ -120,8 +120,8 @@ def digits(number: float) -> str:
 
 def sum_of_products(
     left: str,
-    a: Float[Tensor, "term"],
-    b: Float[Tensor, "term"],
+    a: Float[Tensor, " term"],
+    b: Float[Tensor, " term"],
     value: float,
     *,
     plus: float | None = None,
@@ -141,7 +141,7 @@ def sum_of_products(
 
 def plain_sum(
     left: str,
-    terms: Float[Tensor, "term"],
+    terms: Float[Tensor, " term"],
     value: float,
     *,
     plus: float | None = None,
@@ -156,7 +156,7 @@ def plain_sum(
     return Line(left, (*right, *_rest(terms, order), *_plus(plus)), value, _which(order, len(terms), names))
 
 
-def mean_of(left: str, x: Float[Tensor, "term"], value: float, *, squares: bool = False) -> Line:
+def mean_of(left: str, x: Float[Tensor, " term"], value: float, *, squares: bool = False) -> Line:
     """left = (Σ x_i or x_i²) / n."""
     summands = x.double().square() if squares else x
     order = _largest(summands, _SHOWN)
@@ -169,8 +169,8 @@ def mean_of(left: str, x: Float[Tensor, "term"], value: float, *, squares: bool 
 
 def softmax_lines(
     names: Callable[[int], str],
-    scores: Float[Tensor, "score"],
-    shares: Float[Tensor, "score"],
+    scores: Float[Tensor, " score"],
+    shares: Float[Tensor, " score"],
     *,
     shown: int = 4,
     also: Sequence[int] = (),

@@ -267,7 +267,7 @@ def _block(name: str, block: Block, seen: _Seen, g: Direction, per: Per) -> Any:
     return g
 
 
-def _heads(place: str, attention: Attention, seen: _Seen, g: Direction) -> Float[Tensor, "head *key"]:
+def _heads(place: str, attention: Attention, seen: _Seen, g: Direction) -> Float[Tensor, " head *key"]:
     """Each head's share: z . (W_O^T g), or value by value, as z = sum over keys of pattern v."""
     wanted = (g @ attention.out.weight.double()).view(attention.heads, attention.head_size)
     if f"{place}.z" in seen.numbers:

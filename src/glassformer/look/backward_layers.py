@@ -61,7 +61,7 @@ def linear(
     dy: Float[Tensor, "*tokens outputs"],
     x: Float[Tensor, "*tokens inputs"],
     weight: Float[Tensor, "outputs inputs"],
-) -> tuple[Float[Tensor, "*tokens inputs"], Float[Tensor, "outputs inputs"], Float[Tensor, "outputs"]]:
+) -> tuple[Float[Tensor, "*tokens inputs"], Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]:
     """y = W x + b.
 
     dx = W^T dy                  every input is blamed by what it was multiplied with

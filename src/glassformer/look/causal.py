@@ -50,7 +50,7 @@ class CausalTrace:
     """The positions that noise was put on."""
     clean: float
     """P(o)."""
-    corrupt: Float[Tensor, "sample"]
+    corrupt: Float[Tensor, " sample"]
     """P*(o) of each draw."""
     restored: Float[Tensor, "layer position sample"]
     """P*,clean h(o) of each state and draw."""

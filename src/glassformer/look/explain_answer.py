@@ -67,7 +67,7 @@ def answer_steps(seen: Seen, classes: tuple[str, ...] = ()) -> Iterator[Step]:
         yield _loss(seen, float(shares[seen.answer]), name(seen.answer))
 
 
-def best_but(scores: Float[Tensor, "score"], answer: int | None) -> int:
+def best_but(scores: Float[Tensor, " score"], answer: int | None) -> int:
     """The largest score that is not the answer's."""
     order = scores.topk(min(2, len(scores))).indices.tolist()
     return int(next((i for i in order if i != answer), order[0]))

@@ -43,7 +43,7 @@ class Flow:
     source: bool = False
     """Whether its positions are those of an encoder-decoder's source."""
 
-    def input(self, seen: dict[str, Tensor]) -> Float[Tensor, "position"]:
+    def input(self, seen: dict[str, Tensor]) -> Float[Tensor, " position"]:
         """What the weight multiplies at each position."""
         if not self.reads:
             length = seen[self.arriving].shape[-1 - len(self.entry)]
@@ -61,7 +61,7 @@ class Flow:
             read = x[at]
         return read if self.only is None else read * self.only.cpu()
 
-    def error(self, gradient: Tensor) -> Float[Tensor, "position"]:
+    def error(self, gradient: Tensor) -> Float[Tensor, " position"]:
         """What arrives at each position, of the arriving place's whole gradient."""
         at: Any = (slice(None), *self.entry)
         found: Tensor = _row(gradient, self.entry)[at].double().cpu()

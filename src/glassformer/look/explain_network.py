@@ -56,7 +56,7 @@ class Row:
         assert isinstance(self.reading.model, Network)
         return self.reading.model
 
-    def __call__(self, place: str) -> Float[Tensor, "entry"]:
+    def __call__(self, place: str) -> Float[Tensor, " entry"]:
         return self.tensors[place][0].detach().cpu()
 
     def shown(self, layer: int) -> int:

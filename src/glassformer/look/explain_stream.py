@@ -111,7 +111,7 @@ def _wave(entry: int, width: int, *, halves: bool) -> tuple[int, bool]:
     return (entry % num_sines, entry < num_sines) if halves else (entry // 2, entry % 2 == 0)
 
 
-def _sum(left: str, parts: Sequence[Float[Tensor, "width"]], entry: int) -> Line:
+def _sum(left: str, parts: Sequence[Float[Tensor, " width"]], entry: int) -> Line:
     right: list[str | float] = []
     for part in parts:
         right += [*([" + "] if right else []), float(part[entry])]
@@ -123,7 +123,7 @@ def norm_step(
     section: str,
     title: str,
     norm: Norm,
-    x: Float[Tensor, "width"],
+    x: Float[Tensor, " width"],
     place: str,
     *,
     again: bool = False,
@@ -165,7 +165,7 @@ def norm_sources(norm: Norm) -> tuple[Source, ...]:
     )
 
 
-def norm_lines(norm: Norm, x: Float[Tensor, "size"], entry: int, scale: float, value: float) -> list[Line]:
+def norm_lines(norm: Norm, x: Float[Tensor, " size"], entry: int, scale: float, value: float) -> list[Line]:
     """mean, scale and one entry of what the norm gives."""
     lines, wide = [], x.double()
     numerator: Pieces = (float(x[entry]),)

@@ -170,7 +170,7 @@ class NeuronSheet:
         }  # fmt: skip
 
     @property
-    def charts(self) -> tuple[str, ...]:
+    def chart_names(self) -> tuple[str, ...]:
         """The charts there are."""
         return ("terms", "positions", *(("tokens",) if self.per_unit is not None else ()))
 
@@ -192,8 +192,10 @@ class NeuronSheet:
                 return charts.line(rows, "position", "post", title=title, y_title="activation")
             both = [{**row, "value": row[of], "of": of} for row in rows for of in (self.sums[0].name, "post")]
             return charts.bars(both, "name", "value", series="of", title=title, value_title="")
-        if of not in self.charts:
-            raise UsageError(f"There is no chart {of!r}.", expected=f"It can be {', '.join(self.charts)}.")
+        if of not in self.chart_names:
+            raise UsageError(
+                f"There is no chart {of!r}.", expected=f"It can be {', '.join(self.chart_names)}."
+            )
         rows = [*self.token_rows(), *reversed(self.token_rows(suppressed=True))]
         names = distinct([row["token"] for row in rows], [row["id"] for row in rows])
         rows = [{**row, "name": name} for row, name in zip(rows, names, strict=True)]

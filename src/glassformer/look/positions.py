@@ -124,7 +124,7 @@ class PositionView:
         }  # fmt: skip
 
     @property
-    def charts(self) -> tuple[str, ...]:
+    def chart_names(self) -> tuple[str, ...]:
         """The charts there are."""
         of = {"table": self.table, "similarity": self.table, "angles": self.angles, "bias": self.slopes,
               "kernel": self.kernel, "attention": self.reach}  # fmt: skip
@@ -132,15 +132,15 @@ class PositionView:
         return (*(name for name, needed in of.items() if needed is not None), *curves)
 
     def chart(self, of: str | None = None) -> charts.Spec:
-        """One of `charts`, left out the first. table, similarity, angles (their cosines): matrices as colours; bias:
+        """One of `chart_names`, left out the first. table, similarity, angles (their cosines): matrices as colours; bias:
         what ALiBi adds over the distance; kernel: likeness over the offset; curves: a few pairs over the positions;
         attention: where each layer looks."""
-        if of is None and self.charts:
-            of = self.charts[0]
-        if of not in self.charts:
+        if of is None and self.chart_names:
+            of = self.chart_names[0]
+        if of not in self.chart_names:
             raise UsageError(
                 f"Positions '{self.kind}' have no chart{'' if of is None else f' {of!r}'}.",
-                expected=f"It can be {', '.join(self.charts)}." if self.charts else "",
+                expected=f"It can be {', '.join(self.chart_names)}." if self.chart_names else "",
                 do="Give a text, and there is 'attention'." if self.reach is None else "",
             )
         if of == "attention" and self.reach is not None:

@@ -104,7 +104,7 @@ def _tokens(reading: Reading, logits: Float[Tensor, "position vocab"]) -> list[d
     ]
 
 
-def _answers(reading: Reading, logits: Float[Tensor, "vocab"], top: int) -> list[dict[str, Any]]:
+def _answers(reading: Reading, logits: Float[Tensor, " vocab"], top: int) -> list[dict[str, Any]]:
     best = logits.topk(min(top, len(logits)))
     chances = logits.softmax(-1)[best.indices].tolist()
     return [
@@ -119,7 +119,7 @@ def _answers(reading: Reading, logits: Float[Tensor, "vocab"], top: int) -> list
     ]
 
 
-def _outputs(reading: Reading, output: Float[Tensor, "output"], top: int) -> list[dict[str, Any]]:
+def _outputs(reading: Reading, output: Float[Tensor, " output"], top: int) -> list[dict[str, Any]]:
     """Classes and their probabilities, largest first; numbers as they come."""
     names = reading.outputs or tuple(str(n) for n in range(len(output)))
     kind = reading.model.config.head

@@ -163,7 +163,7 @@ def attention_mask(
     device: torch.device,
     *,
     segments: Int[Tensor, "batch key"] | None = None,
-    slopes: Float[Tensor, "head"] | None = None,
+    slopes: Float[Tensor, " head"] | None = None,
     causal: bool = True,
 ) -> Mask | None:
     """What a layer may look at; None where plain causality, or its absence, says it all.

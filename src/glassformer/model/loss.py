@@ -32,9 +32,9 @@ IGNORE = -100
 def linear_cross_entropy(
     hidden: Float[Tensor, "token width"],
     weight: Float[Tensor, "vocab width"],
-    targets: Int[Tensor, "token"],
+    targets: Int[Tensor, " token"],
     *,
-    bias: Float[Tensor, "vocab"] | None = None,
+    bias: Float[Tensor, " vocab"] | None = None,
     num_targets: Int[Tensor, ""] | int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -58,7 +58,7 @@ def linear_cross_entropy(
 
 def cross_entropy(
     logits: Float[Tensor, "token vocab"],
-    targets: Int[Tensor, "token"],
+    targets: Int[Tensor, " token"],
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Float[Tensor, ""]:

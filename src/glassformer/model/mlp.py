@@ -99,7 +99,7 @@ class Network(nn.Module):
         self,
         *,
         inputs: Inputs,
-        targets: Int[Tensor, "row"] | Outputs,
+        targets: Int[Tensor, " row"] | Outputs,
         num_targets: int | Tensor | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,

@@ -47,7 +47,7 @@ def rotate(
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def alibi_slopes(heads: int) -> Float[Tensor, "heads"]:
+def alibi_slopes(heads: int) -> Float[Tensor, " heads"]:
     """2^(-8h/H) for h = 1..H; where H is no power of two, every other slope of the next power fills in."""
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from glassformer.errors import ModelError, UsageError
 from glassformer.model import hub, hub_encoders
+from glassformer.model.hub_family import Part
 from glassformer.model.shapes import shapes as shapes_of
 from glassformer.run import exports
 from glassformer.run.folder import Run
@@ -138,9 +139,7 @@ def save_pretrained(
 class _Converted(Mapping[str, Tensor]):
     """Our weights under their names, each converted when it is asked for and let go with the next."""
 
-    def __init__(
-        self, names: Sequence[str], parts: Sequence[hub.Part], weights: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, names: Sequence[str], parts: Sequence[Part], weights: Mapping[str, Tensor]) -> None:
         self._names, self._weights = list(names), weights
         self._part = {name: part for part in parts for name in part.theirs}
         self._last: tuple[str, Tensor] | None = None
@@ -159,7 +158,7 @@ class _Converted(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _groups(parts: Sequence[hub.Part], size: int, most: int | None) -> list[list[str]]:
+def _groups(parts: Sequence[Part], size: int, most: int | None) -> list[list[str]]:
     """Their names in order, cut wherever the next tensor would go beyond `most` bytes."""
     groups: list[list[str]] = [[]]
     held = 0

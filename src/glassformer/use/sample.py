@@ -87,7 +87,7 @@ def stages(logits: Logits, sampling: Sampling) -> Iterator[tuple[str, Logits]]:
         yield "min_p", min_p(logits, sampling.min_p)
 
 
-def penalised(logits: Float[Tensor, "vocab"], ids: Sequence[int], penalty: float) -> Float[Tensor, "vocab"]:
+def penalised(logits: Float[Tensor, " vocab"], ids: Sequence[int], penalty: float) -> Float[Tensor, " vocab"]:
     """Tokens that are already there become less likely (penalty above 1) or more (below)."""
     there = torch.tensor(sorted(set(ids)), dtype=torch.long, device=logits.device)
     score = logits[there]

@@ -119,7 +119,7 @@ def _together(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
         yield batch
 
 
-def _losses(loaded: Loaded, batch: list[_Window]) -> Float[Tensor, "token"]:
+def _losses(loaded: Loaded, batch: list[_Window]) -> Float[Tensor, " token"]:
     """Nats of every token that counts, in order. Rows are padded at the end, where nothing looks."""
     shape = len(batch), max(len(inputs) for inputs, _ in batch)
     ids, targets = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
