@@ -132,7 +132,7 @@ class PositionView:
         return (*(name for name, needed in of.items() if needed is not None), *curves)
 
     def chart(self, of: str | None = None) -> charts.Spec:
-        """One of `chart_names`, left out the first. table, similarity, angles (their cosines): matrices as colours; bias:
+        """One of `chart_names`, the first where left out. table, similarity, angles (their cosines): matrices; bias:
         what ALiBi adds over the distance; kernel: likeness over the offset; curves: a few pairs over the positions;
         attention: where each layer looks."""
         if of is None and self.chart_names:
