@@ -168,6 +168,12 @@ def patch(
         found = sweep(other.reading, edits, measure, at=position)[:, 0].cpu().double()
         for (row, part), value in zip(cells, found, strict=True):
             values[row, part] = value
+    if float(clean_value[0]) == float(before[0]):
+        raise UsageError(
+            f"After both texts the {'loss' if answer is None else 'difference'} is {float(before[0]):.4g}, "
+            "so there is nothing to recover.",
+            do="Give a corrupt text that changes what the model says.",
+        )
     tokens = [q.reading.source_tokens if _of_source(chosen[0]) else q.reading.tokens for q in (asked, other)]
     return Patched(
         "loss" if answer is None else "logit difference",
