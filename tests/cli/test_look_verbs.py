@@ -28,6 +28,12 @@ WITH_A_CHART = (
 )  # fmt: skip
 
 
+def _on(verb: list[str], *given: str) -> list[str]:
+    """The command with what is read before its options."""
+    first = 2 if verb[0] == "view" else 1
+    return [*verb[:first], *given, *verb[first:]]
+
+
 def _saved(path: Path, *, broken: bool = False) -> str:
     tokenizer = Tokenizer.train(TokenizerConfig(kind="bytes"), [b""])
     model = build(gf.ModelConfig(vocab=257, width=16, layers=2, heads=2, context=32, init="xavier"))
@@ -59,7 +65,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_text_that_does_not_fit_is_one_block_with_the_length_and_the_context(
     verb: list[str], text: str, folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*verb, folder, text]) == 1
+    assert main(_on(verb, folder, text)) == 1
     shown = capsys.readouterr()
     assert shown.err.splitlines()[:2] == [
         f"error: The text has {len(text)} tokens.", "  Expected 1 to 32, the model's context."
@@ -72,12 +78,12 @@ def test_a_chart_goes_where_it_was_asked_for_or_the_missing_folder_is_named(
     verb: list[str], folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there, nowhere = tmp_path / "chart.json", tmp_path / "nowhere" / "chart.json"
-    assert main([*verb, folder, "the cat", "--out", str(there)]) == 0
+    assert main([*_on(verb, folder, "the cat"), "--out", str(there)]) == 0
     assert json.loads(there.read_text())
-    assert main([*verb, folder, "the cat", "--out", str(nowhere)]) == 1
+    assert main([*_on(verb, folder, "the cat"), "--out", str(nowhere)]) == 1
     error = capsys.readouterr().err
     assert f"error: There is no folder {nowhere.parent}" in error and "Make the folder" in error
-    assert main([*verb, folder, "the cat", "--out", str(tmp_path / "chart.foo")]) != 0
+    assert main([*_on(verb, folder, "the cat"), "--out", str(tmp_path / "chart.foo")]) != 0
     assert "cannot be saved as chart.foo" in capsys.readouterr().err
 
 
@@ -90,7 +96,7 @@ def test_a_chart_goes_where_it_was_asked_for_or_the_missing_folder_is_named(
 def test_weights_that_are_not_finite_are_named(
     verb: list[str], broken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([*verb, broken, "the cat", *(["the dog"] if verb[0] == "patch" else [])])
+    main(_on(verb, broken, "the cat", *(["the dog"] if verb[0] == "patch" else [])))
     assert "warning: blocks.0.mlp.up.weight: 1 of 1,024 weights are not finite." in capsys.readouterr().err
 
 
@@ -100,13 +106,13 @@ def test_weights_that_are_not_finite_are_named(
     ids=" ".join,
 )
 def test_no_rows_are_not_a_table(verb: list[str], folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*verb, folder, "the cat", "--top", "0"]) == 2
+    assert main([*_on(verb, folder, "the cat"), "--top", "0"]) == 2
     assert "--top" in capsys.readouterr().err
 
 
 def test_tokens_are_shown_alike_everywhere(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in (["look"], ["blame"], ["ablate", "--what", "L0H0"], ["step", "--show", "tokens"]):
-        assert main([*verb, folder, "a b\n"]) == 0
+        assert main(_on(verb, folder, "a b\n")) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         assert any("·" in line for line in lines) and any("\\n" in line for line in lines), verb
 
