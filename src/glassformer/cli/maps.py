@@ -57,8 +57,13 @@ def show_map(
 
 def short(word: str) -> str:
     """A token for a heading, its end cut off where it is long."""
-    shown = visible(word)
+    shown = seen(word)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+
+
+def seen(word: str) -> str:
+    """A token, or two that stand against each other (`a / b`), with their spaces to be seen."""
+    return " / ".join(map(visible, word.split(" / ")))
 
 
 def _cell(value: float, full: float, digits: int) -> Text:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.maps import show_map
+from glassformer.cli.maps import seen, show_map
 from glassformer.cli.model import Precision, open_model, warn_not_finite
 from glassformer.cli.terminal import document, facts, note
 from glassformer.errors import UsageError
@@ -127,7 +127,7 @@ def _show_trace(found: gf.CausalTrace, json: bool) -> None:
     down = [str(layer) for layer in range(len(cells))]
     show_map(
         cells, down, found.labels, "layer", full=max(map(max, cells)),
-        strongest=[{**row, "token": visible(row["token"])} for row in strongest],
+        strongest=[{**row, "token": seen(row["token"])} for row in strongest],
     )  # fmt: skip
 
 
@@ -141,6 +141,7 @@ def _show_patched(found: gf.Patched, json: bool) -> None:
     }
     facts({"metric": found.metric, **answers, "clean": found.clean, "corrupt": found.corrupt})
     strongest = sorted(found.rows(), key=lambda row: -abs(row["recovered"]))[:_STRONGEST]
+    strongest = [{**row, "token": seen(row["token"])} if "token" in row else row for row in strongest]
     show_map(
         found.recovered.tolist(), found.names, found.labels, "layer" if found.single else "place", full=1.0,
         strongest=strongest,

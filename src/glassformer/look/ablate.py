@@ -31,6 +31,7 @@ from glassformer.look.measure import opened, token_losses
 from glassformer.look.parts import Part, part
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.replace import Put, record, sweep
+from glassformer.look.visible import visible
 from glassformer.model.config import ModelConfig
 from glassformer.stats import mean_interval
 
@@ -95,7 +96,7 @@ class Ablated:
                 rows, "what", "change", title=f"Each part ablated ({self.how})", value_title=title
             )
         only = self.effects[0]
-        shown = [{**row, "token": f"{row['token']}  ({row['position']})"} for row in only.top(25)]
+        shown = [{**row, "token": f"{visible(row['token'])}  ({row['position']})"} for row in only.top(25)]
         shown.sort(key=lambda row: (row["text"], row["position"]))
         return charts.bars(
             shown, "token", "change", title=f"Without {only.what} ({self.how})", value_title=title
