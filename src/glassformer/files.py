@@ -44,6 +44,11 @@ def write_json(path: Path, value: Any) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Any]:
     """A file open for writing bytes that becomes `path` on a clean exit, and never was otherwise."""
+    if not path.parent.is_dir():
+        raise GlassformerError(
+            f"There is no folder {path.parent}, where {path.name} is to be written.",
+            do="Make the folder, or name another.",
+        )
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with durable(beside) as stream:

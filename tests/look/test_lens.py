@@ -190,7 +190,7 @@ def test_the_verb_prints_what_the_functions_return(
 
     assert main([*command, *more[:4], "--half"]) == 0
     shown = capsys.readouterr().out
-    assert "rank of 's'" in shown and "why 's' rather than 't'" in shown and "2+attn" in shown
+    assert "rank of s" in shown and "why s rather than t" in shown and "2+attn" in shown
     assert f"{why.rows()[0]['value']:.4g}" in shown and "remainder" in shown
     assert main([*command, "--per", "head"]) == 2
     assert "--per has no effect" in capsys.readouterr().err

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import Precision, Top, open_model, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
+from glassformer.look.visible import visible
 
 
 def ablate(
@@ -25,7 +26,7 @@ def ablate(
     one_by_one: bool = False,
     seed: int | None = None,
     target: str | None = None,
-    top: int = 10,
+    top: Top = 10,
     precision: Precision = "fp32",
     device: str = "auto",
     threads: int | None = None,
@@ -55,6 +56,7 @@ def ablate(
     if seed is not None and how != "resample":
         raise UsageError(f"--seed has no effect with --how {how}, which draws nothing.", do="Leave it out.")
     loaded = open_model(model, precision=precision, device=device, threads=threads)
+    warn_not_finite(loaded)
     given: dict[str, Any] = {} if seed is None else {"seed": seed}
     if over:
         from glassformer.text.lines import rows
@@ -69,8 +71,9 @@ def ablate(
         return
     facts({"how": found.how, "over": found.over, "seed": found.seed})
     table(found.rows())
-    note(f"change: nats a token, with its 95% interval over {found.interval}.")
+    if found.effects[0].low is not None:
+        note(f"change: nats a token, with its 95% interval over {found.interval}.")
     if len(found.effects) == 1:
         shown = found.effects[0].top(top)
-        table([{**row, "text": None, "position": str(row["position"]), "token": repr(row["token"])}
+        table([{**row, "text": None, "token": visible(row["token"])}
                for row in shown])  # fmt: skip

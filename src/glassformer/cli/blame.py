@@ -6,9 +6,10 @@ from pathlib import Path
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import open_model
+from glassformer.cli.model import Top, open_model
 from glassformer.cli.terminal import ANSWER_IS_NO, document, facts, note, table
 from glassformer.look.ranking import RANKINGS, Ranking
+from glassformer.look.visible import visible
 
 
 def blame(
@@ -18,7 +19,7 @@ def blame(
     *,
     target: str | None = None,
     by: Ranking | None = None,
-    top: int = 10,
+    top: Top = 10,
     check: bool = False,
     integrated: bool = False,
     out: Path | None = None,
@@ -99,17 +100,12 @@ def _integrated(
     if json:
         document(found.to_dict(), "integrated")
     else:
-        print(f"what speaks for {found.answer!r}")
+        print(f"what speaks for {visible(found.answer)}")
         table([_visible(row) for row in found.rows()])
         print(found.verdict)
     return 0 if found.complete else ANSWER_IS_NO
 
 
 def _visible(row: dict[str, object]) -> dict[str, object]:
-    """Tokens in quotes, so that spaces and line ends can be seen; numbers that count places as names, so that a column
-    of zeros stays."""
-    counts = ("position", "row", "layer", "head", "neuron")
-    return {
-        name: repr(value) if name == "token" else f"{value:>4}" if name in counts else value
-        for name, value in row.items()
-    }
+    """With tokens whose spaces and line ends can be seen."""
+    return {name: visible(str(value)) if name == "token" else value for name, value in row.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import Precision, Top, open_model, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 
 _IN_NAME = ("attention", "layer", "head")
@@ -19,7 +19,7 @@ def heads(
     *,
     target: str | None = None,
     by: str | None = None,
-    top: int = 10,
+    top: Top = 10,
     repeats: int = 16,
     length: int | None = None,
     seed: int = 0,
@@ -47,6 +47,7 @@ def heads(
         json: One JSON document with every head instead of a table.
     """
     loaded = open_model(model, precision=precision, device=device, threads=threads)
+    warn_not_finite(loaded)
     found = gf.heads(loaded, text, target=target, repeats=repeats, length=length, seed=seed)
     ranked = found.ranked(by, top=top)
     if out is not None:

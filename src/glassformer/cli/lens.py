@@ -7,9 +7,10 @@ from typing import Literal
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import Precision, Top, open_model
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
+from glassformer.look.visible import visible
 
 
 def lens(
@@ -23,7 +24,7 @@ def lens(
     per: Literal["head", "layer", "neuron", "token"] | None = None,
     position: int = -1,
     half: bool = False,
-    top: int = 5,
+    top: Top = 5,
     out: Path | None = None,
     precision: Precision = "fp32",
     device: str = "auto",
@@ -68,27 +69,27 @@ def lens(
     if json:
         document({**found.to_dict(), "attribution": None if why is None else why.to_dict()})
         return
-    facts(
-        {name: rows[0][name] if name == "position" else repr(rows[0][name]) for name in ("position", "token")}
-    )
+    facts({"position": rows[0]["position"], "token": visible(rows[0]["token"])})
     table(
         [
             {
                 "layer": row["stage"] if half else row["layer"],
-                f"rank of {row['chosen']!r}": row["rank"],
+                f"rank of {visible(row['chosen'])}": row["rank"],
                 "probability": row["probability"],
                 "kl": row["kl"],
                 "entropy": row["entropy"],
-                "would say": "  ".join(f"{one['token']!r} {one['probability']:.3f}" for one in row["top"]),
+                "would say": "  ".join(
+                    f"{visible(one['token'])} {one['probability']:.3f}" for one in row["top"]
+                ),
             }
             for row in rows
         ]
     )
     if why is not None:
-        word, other = why.words
+        word, other = (visible(each or "") for each in why.words)
         table(
             [
-                {f"why {word!r} rather than {other!r}": row["component"], "adds": row["value"]}
+                {f"why {word} rather than {other}": row["component"], "adds": row["value"]}
                 for row in why.rows()
             ]
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, open_any
+from glassformer.cli.model import Precision, Top, open_any
 from glassformer.cli.terminal import document, facts, heading, note, table
+from glassformer.errors import UsageError
 
 
 def look(
@@ -16,7 +17,7 @@ def look(
     *,
     place: list[str] | None = None,
     target: str | None = None,
-    top: int = 10,
+    top: Top = 10,
     out: Path | None = None,
     precision: Precision = "fp32",
     device: str = "auto",
@@ -39,8 +40,14 @@ def look(
     """
     loaded = open_any(model, precision=precision, device=device, threads=threads)
     if out is not None and out.suffix.lower() == ".html":
+        if json or place:
+            given = "--json" if json else "--place"
+            raise UsageError(
+                f"{given} has no effect with --out {out.name}: a page has every picture.",
+                do="Leave it out, or name a file that ends in .npz, .json, .png or .svg.",
+            )
         gf.write_page(loaded, text, out, target=target)
-        note(f"The page is {out}.")
+        note(f"The page is in {out}.")
     elif out is not None or place:
         trace = gf.look(loaded, text, place, target=target)
         for warning in trace.warnings:
@@ -48,9 +55,9 @@ def look(
         if out is not None:
             what = f"{len(trace):,} places" if out.suffix in (".npz", ".json") else next(iter(trace))
             note(f"{gf.save_trace(trace, out)} holds {what}.")
-        elif json:
+        if json:
             document(trace.to_dict())
-        else:
+        elif out is None:
             table([{**row, "axes": ", ".join(row["axes"]), "shape": " x ".join(map(str, row["shape"]))}
                    for row in trace.rows()])  # fmt: skip
     else:
@@ -63,9 +70,13 @@ def _tables(found: gf.Summary, json: bool) -> None:
     if json:
         document(found.to_dict(), "look")
         return
-    for title, rows in (("Tokens", found.tokens), ("What comes next", found.answers)):
-        heading(title, rows)
-        table(rows)
+    for title, rows in (
+        ("Tokens", found.tokens),
+        ("What it says" if found.entropy is None else "What comes next", found.answers),
+    ):
+        if rows:
+            heading(title)
+            table(rows)
     if found.entropy is not None:
         facts({"entropy (nats)": found.entropy})
     heading("How large the vectors are (mean norm over positions)", found.layers)

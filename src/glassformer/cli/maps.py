@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glassformer.cli.terminal import note, table
+from glassformer.look.visible import visible
 
 _STEPS = ((0.75, "bold black on orange3"), (0.4, "black on light_goldenrod2"), (0.15, "bold"))
 _BELOW = ((-0.75, "bold white on blue"), (-0.4, "black on sky_blue2"), (-0.15, "bold blue"))
@@ -55,10 +56,14 @@ def show_map(
 
 
 def short(word: str) -> str:
-    """A token for a heading: its spaces and line ends made visible, its end cut off where it is long."""
-    shown = word.replace("\n", "\\n").replace("\t", "\\t")
-    shown = "·" * len(shown) if shown.isspace() else shown.strip(" ")
+    """A token for a heading, its end cut off where it is long."""
+    shown = seen(word)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+
+
+def seen(word: str) -> str:
+    """A token, or two that stand against each other (`a / b`), with their spaces to be seen."""
+    return " / ".join(map(visible, word.split(" / ")))
 
 
 def _cell(value: float, full: float, digits: int) -> Text:

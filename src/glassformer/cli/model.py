@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, validators
 
 import glassformer as gf
 from glassformer.cli.terminal import note
 from glassformer.train.launch import prepare_process
 
 Precision = Literal["fp32", "bf16"]
+Top = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+"""How many rows are shown."""
 
 
 def open_model(path: Path, *, precision: Precision, device: str, threads: int | None) -> gf.Loaded:
@@ -21,6 +25,14 @@ def open_model(path: Path, *, precision: Precision, device: str, threads: int | 
     for warning in loaded.warnings:
         note(f"warning: {warning}")
     return loaded
+
+
+def warn_not_finite(loaded: gf.Loaded) -> None:
+    """Says on stderr which weights are not finite, for verbs whose answer does not."""
+    from glassformer.look.trace import not_finite
+
+    for warning in not_finite(loaded.model):
+        note(f"warning: {warning}")
 
 
 def open_any(

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.maps import show_map
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.maps import seen, show_map
+from glassformer.cli.model import Precision, open_model, warn_not_finite
 from glassformer.cli.terminal import document, facts, note
 from glassformer.errors import UsageError
+from glassformer.look.visible import visible
 
 _STRONGEST = 15
 
@@ -74,6 +75,7 @@ def patch(
             f"--place is {', '.join(places)}.", expected="With --subject, one of resid, mlp, attn."
         )
     loaded = open_model(model, precision=precision, device=device, threads=threads)
+    warn_not_finite(loaded)
     if subject is not None:
         given: dict[str, Any] = {name: value for name, value in traced.items() if value is not None}
         if places:
@@ -119,13 +121,13 @@ def _show_trace(found: gf.CausalTrace, json: bool) -> None:
         return
     values = found.to_dict()
     names = ("answer", "clean", "corrupt", "total_effect", "places", "window", "samples", "seed")
-    facts({**{name: values[name] for name in names}, "answer": repr(found.answer)})
+    facts({**{name: values[name] for name in names}, "answer": visible(found.answer)})
     strongest = sorted(found.rows(), key=lambda row: -abs(row["effect"]))[:_STRONGEST]
     cells = found.effects.tolist()
     down = [str(layer) for layer in range(len(cells))]
     show_map(
         cells, down, found.labels, "layer", full=max(map(max, cells)),
-        strongest=[{**row, "token": repr(row["token"])} for row in strongest],
+        strongest=[{**row, "token": seen(row["token"])} for row in strongest],
     )  # fmt: skip
 
 
@@ -134,9 +136,12 @@ def _show_patched(found: gf.Patched, json: bool) -> None:
         document(found.to_dict(), "patched")
         return
     values = found.to_dict()
-    answers = {name: value and repr(value) for name, value in values.items() if name in ("answer", "instead")}
+    answers = {
+        name: value and visible(value) for name, value in values.items() if name in ("answer", "instead")
+    }
     facts({"metric": found.metric, **answers, "clean": found.clean, "corrupt": found.corrupt})
     strongest = sorted(found.rows(), key=lambda row: -abs(row["recovered"]))[:_STRONGEST]
+    strongest = [{**row, "token": seen(row["token"])} if "token" in row else row for row in strongest]
     show_map(
         found.recovered.tolist(), found.names, found.labels, "layer" if found.single else "place", full=1.0,
         strongest=strongest,
@@ -146,4 +151,4 @@ def _show_patched(found: gf.Patched, json: bool) -> None:
 def _save(chart: charts.Spec, out: Path | None) -> None:
     if out is not None:
         charts.save(chart, out)
-        note(f"The map is in {out}.")
+        note(f"The chart is in {out}.")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import glassformer as gf
 from glassformer.charts import save
-from glassformer.cli.model import open_model
+from glassformer.cli.model import open_model, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
+from glassformer.look.visible import visible
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +59,10 @@ def step(
     """
     if momentum is not None and optimizer != "sgd":
         raise UsageError(f"--momentum has no effect with --optimizer {optimizer}.", do="Leave it out.")
+    if not 0 < rate < math.inf:
+        raise UsageError(f"--rate is {rate}.", expected="A learning rate above 0, and finite.")
     loaded = open_model(model, precision="fp32", device=device, threads=threads)
+    warn_not_finite(loaded)
     view = gf.step_view(
         loaded, text, _optimizer(loaded, optimizer, rate, momentum, decay),
         target=target, weights=weight or None, samples=samples, seed=seed,
@@ -69,7 +74,12 @@ def step(
         document(view.to_dict())
         return
     facts(view.summary())
-    table({"weights": view.rows(), "tensors": view.tensors, "tokens": view.targets}[show])
+    table({"weights": view.rows(), "tensors": view.tensors, "tokens": _seen(view.targets)}[show])
+
+
+def _seen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With tokens whose spaces and line ends can be seen."""
+    return [{**row, "target": visible(str(row["target"]))} for row in rows]
 
 
 def _optimizer(

@@ -41,6 +41,9 @@ _STYLES = {
 }
 """How the kinds of lines of a text look."""
 
+_WHICH = ("position", "row", "layer", "head", "neuron", "place", "id", "step", "rank")
+"""Columns whose zero is the first of something, and so is told."""
+
 ANSWER_IS_NO = 3
 """The exit code of a verb whose check did not hold."""
 
@@ -58,9 +61,14 @@ def document(values: Mapping[str, Any], schema: str = "", version: int = 1) -> N
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as a table; a column that holds nothing, or only zeros, is left out."""
+    """Rows as a table; a column that holds nothing, or only zeros, is left out, unless it says which (`_WHICH`)."""
     every = dict.fromkeys(name for row in rows for name in row)
-    names = [name for name in every if any(row.get(name) for row in rows)]
+    names = [
+        name
+        for name in every
+        if any(row.get(name) for row in rows)
+        or (name.startswith(_WHICH) and any(row.get(name) is not None for row in rows))
+    ]
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         number = all(isinstance(row.get(name), int | float | None) for row in rows)
@@ -108,14 +116,21 @@ def columns(most: int = 100) -> int:
 
 def styled(rows: Iterable[tuple[str, str]]) -> None:
     """Lines that are folded already, each with its kind, which a terminal shows in its style."""
-    console = Console(file=sys.stdout, width=_WIDE, highlight=False, markup=False, emoji=False)
+    console = _Screen(file=sys.stdout, width=_WIDE, highlight=False, markup=False, emoji=False)
     for kind, line in rows:
         console.print(Text(line, style=_STYLES.get(kind, "")))
 
 
+class _Screen(Console):
+    """rich ends the process where the reader of a pipe went away; what that means, main says."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _print(drawn: Table | Text) -> None:
     width = None if sys.stdout.isatty() else _WIDE
-    Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(drawn)
+    _Screen(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(drawn)
 
 
 def _cell(value: Any) -> Text:

@@ -9,11 +9,11 @@ from cyclopts import App
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import Precision, Top, open_model, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
 from glassformer.look.embedding import Vectors
-from glassformer.look.reading import visible
+from glassformer.look.visible import visible
 
 view = App(name="view", help="Look at one part: a neuron, the positions, the token vectors, the next token.")
 
@@ -33,7 +33,7 @@ def neuron(
     position: int = -1,
     target: str | None = None,
     stack: str | None = None,
-    top: int = 10,
+    top: Top = 10,
     chart: str | None = None,
     out: Path | None = None,
     precision: Precision = "fp32",
@@ -60,11 +60,22 @@ def neuron(
         threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables.
     """
+    from glassformer.use.load import is_network
+
     read = text if rows is None else rows
     if read is None or (text is not None and rows is not None):
         raise UsageError("What is read is not clear.", expected="A text, or of a plain network --rows.")
+    if text is not None and is_network(model):
+        raise UsageError(
+            f"{model} holds a plain network, which reads rows of numbers.", do=f"Give them so: --rows {text}"
+        )
+    if rows is not None and not is_network(model):
+        raise UsageError(
+            f"{model} holds a model of text, and --rows was given.", do="Give a text in its place."
+        )
     if rows is None:
         opened: Any = open_model(model, precision=precision, device=device, threads=threads)
+        warn_not_finite(opened)
     else:
         opened = _open_network(model, precision, device, threads)
     sheet = gf.neuron(opened, read, layer, neuron, position=position, target=target, stack=stack, top=top)
@@ -72,7 +83,7 @@ def neuron(
     if json:
         document(sheet.to_dict(), "neuron")
         return
-    facts(sheet.facts())
+    facts({name: visible(value) if name == "at" else value for name, value in sheet.facts().items()})
     table(sheet.rows())
     if tokens := sheet.token_rows():
         print("promotes")
@@ -92,7 +103,7 @@ def positions(
     *,
     target: str | None = None,
     seed: int = 0,
-    top: int = 16,
+    top: Top = 16,
     chart: str | None = None,
     out: Path | None = None,
     precision: Precision = "fp32",
@@ -116,6 +127,7 @@ def positions(
         json: One JSON document instead of tables.
     """
     opened = open_model(model, precision=precision, device=device, threads=threads)
+    warn_not_finite(opened)
     found = gf.positions(opened, text, target=target, seed=seed)
     _save(found, chart, out)
     if json:
@@ -140,7 +152,7 @@ def embedding(
     *,
     of: Vectors = "embed",
     near: str | None = None,
-    top: int = 16,
+    top: Top = 16,
     out: Path | None = None,
     precision: Precision = "fp32",
     device: str = "auto",
@@ -162,6 +174,7 @@ def embedding(
         json: One JSON document instead of a table.
     """
     opened = open_model(model, precision=precision, device=device, threads=threads)
+    warn_not_finite(opened)
     found = gf.embedding_map(opened, token, of=of)
     _save(found, None, out)
     neighbours = None if near is None else found.neighbours(near, top)
@@ -188,7 +201,7 @@ def sampling(
     repetition_penalty: float = 1.0,
     seed: int = 0,
     draws: int = 0,
-    top: int = 20,
+    top: Top = 20,
     out: Path | None = None,
     precision: Precision = "fp32",
     device: str = "auto",
@@ -216,6 +229,7 @@ def sampling(
         json: One JSON document instead of tables.
     """
     opened = open_model(model, precision=precision, device=device, threads=threads)
+    warn_not_finite(opened)
     found = gf.sampling_view(
         opened, text, target=target, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, draws=draws, top=top,

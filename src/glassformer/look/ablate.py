@@ -32,6 +32,7 @@ from glassformer.look.parts import Part, part
 from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.replace import Put, record, sweep
 from glassformer.look.trace import sides
+from glassformer.look.visible import visible
 from glassformer.model.config import ModelConfig
 from glassformer.stats import mean_interval
 
@@ -50,9 +51,9 @@ class Effect:
     ablated: float | None
     """Without the part."""
     change: float
-    low: float
-    """Of the 95% interval of `change`."""
-    high: float
+    low: float | None
+    """Of the 95% interval of `change`; none where there is one token, or text, alone."""
+    high: float | None
     kl: float
     tokens: tuple[dict[str, Any], ...] = field(repr=False)
     """For each token `text` (its number), `position`, `token`, `loss`, `ablated`, `change`, `kl`."""
@@ -96,7 +97,7 @@ class Ablated:
                 rows, "what", "change", title=f"Each part ablated ({self.how})", value_title=title
             )
         only = self.effects[0]
-        shown = [{**row, "token": f"{row['token']}  ({row['position']})"} for row in only.top(25)]
+        shown = [{**row, "token": f"{visible(row['token'])}  ({row['position']})"} for row in only.top(25)]
         shown.sort(key=lambda row: (row["text"], row["position"]))
         return charts.bars(
             shown, "token", "change", title=f"Without {only.what} ({self.how})", value_title=title
@@ -138,6 +139,8 @@ def ablate(
             rows += more
     names = [", ".join(each.name for each in group) for group in groups]
     taken = "nothing" if how == "zero" else "the text itself" if over is None else "the texts given for it"
+    if not found[0]:
+        raise UsageError("No token here has a loss.", do="Give a longer text.")
     several = len({row["text"] for row in found[0]}) > 1
     return Ablated(
         how, taken, "texts" if several else "tokens", seed if how == "resample" else None,
@@ -250,4 +253,5 @@ def _effect(what: str, rows: list[dict[str, Any]], several: bool) -> Effect:
     writes = rows[0]["loss"] is not None
     loss, ablated = (mean_interval(means(n))[0] if writes else None for n in ("loss", "ablated"))
     kl, (change, low, high) = mean_interval(means("kl"))[0], mean_interval(means("change"))
-    return Effect(what, loss, ablated, change, low, high, kl, tuple(rows))
+    ends = (low, high) if len(means("change")) > 1 else (None, None)
+    return Effect(what, loss, ablated, change, ends[0], ends[1], kl, tuple(rows))

@@ -21,10 +21,10 @@ def scorer(reading: Reading, what: str) -> Transformer:
     """The model, which must score the tokens of its vocabulary, and read one text."""
     model = reading.model
     if isinstance(model, Network):
-        raise UsageError(f"A plain network scores no tokens, so it has no {what}.")
+        raise UsageError(f"A plain network scores no tokens, so there is no {what} of it.")
     if model.config.head != "tokens":
         raise ModelError(
-            f"The model's head is for {model.config.head}, so it has no {what}.",
+            f"The model's head is for {model.config.head}, so there is no {what} of it.",
             expected="Expected a head for tokens.",
             do="Use a decoder, an encoder-decoder, or an encoder with head 'tokens'.",
         )

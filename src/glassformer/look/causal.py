@@ -31,6 +31,7 @@ from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.replace import Put, record, repeated, sweep
 from glassformer.look.spans import span
 from glassformer.look.trace import matching
+from glassformer.look.visible import visible
 from glassformer.model.config import ModelConfig
 from glassformer.model.transformer import Transformer
 from glassformer.stats import mean_interval
@@ -98,7 +99,7 @@ class CausalTrace:
 
     def chart(self) -> charts.Spec:
         """Tokens down, layers across, as in the paper's figure 1."""
-        title = f"Indirect effect of {_TITLES[self.places]} on p({self.answer.strip()})"
+        title = f"Indirect effect of {_TITLES[self.places]} on p({visible(self.answer)})"
         over = "layer restored" if self.window == 1 else f"centre of the {self.window} layers restored"
         layers, positions = self.restored.shape[:2]
         return charts.heatmap(

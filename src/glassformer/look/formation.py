@@ -28,7 +28,7 @@ from glassformer.look.reading import Text
 from glassformer.look.summary import summary
 from glassformer.run.checkpoints import list_checkpoints
 from glassformer.run.folder import Run
-from glassformer.use.load import Loaded, load
+from glassformer.use.load import Loaded, is_network, load
 
 _REPEATS = 4
 """Rows of random tokens at each checkpoint: enough to see a head form."""
@@ -100,19 +100,26 @@ def probe(
     run: Run | str | Path,
     text: Text,
     *,
-    what: Sequence[What] = get_args(What),
+    what: Sequence[What] | None = None,
     target: Text | None = None,
     device: str = "cpu",
 ) -> Formation:
-    """Measure every whole checkpoint of a run on a text. One model is held at a time.
+    """Measure every whole checkpoint of a run on a text: all that such a model has, or `what`. One model is held at a
+    time.
 
     Raises RunError where a run has kept none, UsageError for something that is not measured.
     """
-    wrong = [name for name in what if name not in get_args(What)]
+    wrong = [name for name in what or () if name not in get_args(What)]
     if wrong:
         raise UsageError(f"{wrong[0]!r} is not measured; {nearest(wrong[0], get_args(What))}")
     run = run if isinstance(run, Run) else Run.open(Path(run))
     found = [one for one in list_checkpoints(run.checkpoints) if one.kind == "checkpoint"]
+    if is_network(run.path):
+        raise UsageError(
+            f"{run.path} holds a plain network, which reads no text.",
+            expected="A run of a Transformer.",
+            do=f"See its losses with: glassformer runs show {run.path}",
+        )
     if not found:
         raise RunError(
             f"{run.path} has no checkpoints.",
@@ -127,7 +134,8 @@ def probe(
             passed_over.append(f"{one.name}: {error}")
             continue
         steps.append(one.step)
-        for name in dict.fromkeys(what):
+        scores = model.model.config.head == "tokens"
+        for name in dict.fromkeys(what or (name for name in get_args(What) if scores or name != "lens")):
             values += [
                 {"step": one.step, "measure": measure, "where": where, "value": value}
                 for measure, where, value in _MEASURES[name](model, text, target)

@@ -31,6 +31,7 @@ from glassformer.look.asked import class_names, class_number, one_row, position_
 from glassformer.look.reading import Model, Reading, Text, visible, wide
 from glassformer.look.straight_line import Line
 from glassformer.look.trace import Recorder
+from glassformer.look.visible import visible
 from glassformer.model.mlp import Network
 from glassformer.model.places import chained
 from glassformer.model.stacks import Encoder
@@ -125,7 +126,7 @@ class Integrated:
             }
             for row in self.rows()
         ]
-        title = f"What speaks for {self.answer!r}, and what against it"
+        title = f"What speaks for {visible(self.answer)}, and what against it"
         return charts.bars(
             rows, "name", "attribution", title=title, value_title="part of F(x) - F(baseline) (nats)"
         )

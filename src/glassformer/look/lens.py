@@ -30,6 +30,7 @@ from glassformer.errors import ModelError, UsageError
 from glassformer.look.asked import position_of, scorer, token_id
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.trace import look
+from glassformer.look.visible import visible
 from glassformer.model.config import ModelConfig
 from glassformer.model.shapes import stacks
 from glassformer.model.stacks import Encoder
@@ -115,7 +116,7 @@ class Lens:
         )  # fmt: skip
         last = [{**row, "layer": _height(stage), "rank + 1": row["rank"] + 1}
                 for stage, row in zip(self.stages, self.rows(-1), strict=True)]  # fmt: skip
-        chosen = f"{self.reading.words(self.chosen[-1:])[0]!r} at the last position"
+        chosen = f"{visible(self.reading.words(self.chosen[-1:])[0])} at the last position"
         rank = charts.line(
             last, "layer", "rank + 1", log_y=True, title=f"Rank of {chosen}", size=(width, 140)
         )
@@ -266,7 +267,6 @@ def _height(stage: Stage) -> float:
 
 
 def _short(word: str, most: int = 9) -> str:
-    """A token as it fits into a cell, with what cannot be seen made visible."""
-    word = word.replace("\n", "⏎").replace("\t", "⇥")
-    word = word.strip(" ") or "␣" * len(word)
+    """A token as it fits into a cell."""
+    word = visible(word)
     return word if len(word) <= most else word[: most - 1] + "…"

@@ -181,7 +181,7 @@ class NeuronSheet:
             gated = len(self.sums) > 1
             rows = [row for row in self.rows() if row["input"] != "remainder"]
             return charts.bars(rows, "input", "term", series="sum" if gated else None, value_title="weight x input",
-                               title=f"{title} at {self.at!r}: {self.sums[0].seen:.3g}")  # fmt: skip
+                               title=f"{title} at {visible(self.at)}: {self.sums[0].seen:.3g}")  # fmt: skip
         if of == "positions":
             rows = [
                 {**row, "name": f"{p} {visible(self.labels[p])}"}

@@ -171,6 +171,12 @@ def patch(
         found = sweep(other.reading, edits, measure, at=position)[:, 0].cpu().double()
         for (row, part), value in zip(cells, found, strict=True):
             values[row, part] = value
+    if float(clean_value[0]) == float(before[0]):
+        raise UsageError(
+            f"After both texts the {'loss' if answer is None else 'difference'} is {float(before[0]):.4g}, "
+            "so there is nothing to recover.",
+            do="Give a corrupt text that changes what the model says.",
+        )
     side = sides(chosen[0])[0]
     tokens = [each.words(each.inputs[side][0].tolist()) for each in (asked.reading, other.reading)]
     return Patched(

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from glassformer.errors import ModelError, UsageError
+from glassformer.look.visible import visible as visible
 from glassformer.model import network
 from glassformer.model.config import ModelConfig
 from glassformer.model.mlp import Network
@@ -154,11 +155,6 @@ class Reading:
     def axes(self, place: str) -> tuple[str, ...]:
         """What each axis of a place's tensor counts."""
         return network.find(place).axes if isinstance(self.model, Network) else find(place).axes
-
-
-def visible(token: str) -> str:
-    """A token for a table or a label, with its spaces (as ·), line ends and tabs to be seen."""
-    return repr(token)[1:-1].replace(" ", "·") or "(empty)"
 
 
 def wide(y: Tensor) -> Tensor:

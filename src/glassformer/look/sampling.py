@@ -33,6 +33,9 @@ from glassformer.use.generate import Prompt, beginning_with, next_logits
 from glassformer.use.load import Loaded
 from glassformer.use.sample import Sampling, draw, log_normaliser, penalised, running, stages, uniform
 
+MOST_DRAWS = 1_000_000
+"""That are counted in one go: some seconds' work."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -206,6 +209,8 @@ def sampling_view(
 def _check(settings: Sampling, draws: int, top: int) -> None:
     if draws < 0 or top < 1:
         raise UsageError(f"draws is {draws} and top {top}.", expected="draws 0 or more, top 1 or more.")
+    if draws > MOST_DRAWS:
+        raise UsageError(f"{draws:,} draws were asked for.", expected=f"At most {MOST_DRAWS:,}.")
     if draws and settings.temperature == 0:
         raise UsageError(
             "Temperature 0 takes the same token every time, so draws would show nothing.",

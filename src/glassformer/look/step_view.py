@@ -29,6 +29,7 @@ from glassformer.look.reading import Model, Text
 from glassformer.look.step_batch import Batch, Lessons, lessons
 from glassformer.look.step_formulas import NAMES, ByHand, by_hand, formula
 from glassformer.look.step_weights import Entry, chosen
+from glassformer.look.visible import visible
 from glassformer.model.mlp import Network
 from glassformer.model.transformer import Transformer
 from glassformer.use.load import Loaded
@@ -217,7 +218,7 @@ class StepView:
     def chart(self) -> charts.Spec:
         """Each target's change of loss: to the left it got better."""
         rows = [
-            {"target": f"{number}  {row['target']}", "change": row["change"],
+            {"target": f"{number}  {visible(str(row['target']))}", "change": row["change"],
              "became": "worse" if row["change"] > 0 else "better"}
             for number, row in enumerate(self.targets)
         ]  # fmt: skip

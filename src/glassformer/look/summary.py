@@ -84,6 +84,7 @@ def _tokens(reading: Reading, logits: Float[Tensor, "position vocab"]) -> list[d
     told = logs[:-1] if writes else logs  # of a writer, what the position before says stands here
     best = told.max(-1)
     said = reading.words(best.indices.tolist())
+    hidden = None if reading.tokenizer is None or writes else reading.tokenizer.mask
     loss = (-told.gather(-1, ids[len(ids) - len(told) :, None])[:, 0]).tolist()
     first = (
         [{"position": 0, "token": visible(tokens[0]), "loss": None, "said": None, "probability": None}]
@@ -94,7 +95,7 @@ def _tokens(reading: Reading, logits: Float[Tensor, "position vocab"]) -> list[d
         {
             "position": n,
             "token": visible(tokens[n]),
-            "loss": loss[i],
+            "loss": None if ids[n] == hidden else loss[i],  # what is hidden there is not in the text
             "said": visible(said[i]),
             "probability": chance,
         }

@@ -233,14 +233,20 @@ def _alone(y: Tensor) -> Tensor:
 
 def warnings(reading: Reading, output: Tensor) -> tuple[str, ...]:
     """What is wrong with the numbers of a pass: weights or outputs that are not finite."""
-    weights = dict(reading.model.named_parameters())
-    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in weights.values()])
-    found = []
-    for (name, weight), finite in zip(weights.items(), sums.isfinite().tolist(), strict=True):
-        if not finite and (bad := int((~weight.isfinite()).sum())):
-            found.append(f"{name}: {bad:,} of {weight.numel():,} weights are not finite.")
+    found = not_finite(reading.model)
     if not found and not output.sum().isfinite() and (bad := int((~output.isfinite()).sum())):
         found.append(
             f"{bad:,} of the model's {output.numel():,} outputs are not finite, though its weights are."
         )
     return tuple(found)
+
+
+def not_finite(model: torch.nn.Module) -> list[str]:
+    """Which weights hold numbers that are not finite, and how many."""
+    weights = dict(model.named_parameters())
+    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in weights.values()])
+    found = []
+    for (name, weight), finite in zip(weights.items(), sums.isfinite().tolist(), strict=True):
+        if not finite and (bad := int((~weight.isfinite()).sum())):
+            found.append(f"{name}: {bad:,} of {weight.numel():,} weights are not finite.")
+    return found
