@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from glassformer.errors import UsageError
-from glassformer.look.reading import visible
 from glassformer.look.summary import summary
 from glassformer.look.trace import look
+from glassformer.look.visible import visible
 from glassformer.model.config import ModelConfig
 from glassformer.model.mlp import Network
 from glassformer.model.network import NetworkConfig

@@ -31,8 +31,9 @@ from glassformer.look import ranking
 from glassformer.look.differences import Differences, compare_with_differences
 from glassformer.look.per_token import PerToken, Target
 from glassformer.look.ranking import Ranking, Row
-from glassformer.look.reading import Model, Reading, Text, visible
+from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.trace import Graph, Places, matching
+from glassformer.look.visible import visible
 from glassformer.model.places import NOTHING_FOLLOWS
 from glassformer.run.manifest import free_memory_bytes
 from glassformer.units import show_bytes

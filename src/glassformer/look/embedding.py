@@ -23,7 +23,8 @@ from torch import Tensor
 from glassformer import charts
 from glassformer.errors import ModelError, UsageError
 from glassformer.look.asked import token_id
-from glassformer.look.reading import Reading, visible
+from glassformer.look.reading import Reading
+from glassformer.look.visible import visible
 from glassformer.model.transformer import Transformer
 from glassformer.text.tokenizer import Tokenizer
 from glassformer.use.load import Loaded

@@ -19,8 +19,8 @@ from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.files import write_bytes, write_text
 from glassformer.look.attention import concentration
-from glassformer.look.reading import visible
 from glassformer.look.trace import Trace
+from glassformer.look.visible import visible
 from glassformer.model.mlp import Network
 from glassformer.run.events import plain
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from glassformer import charts
 from glassformer.errors import ModelError, UsageError
 from glassformer.look.asked import class_names, class_number, one_row, position_of, token_id
-from glassformer.look.reading import Model, Reading, Text, visible, wide
+from glassformer.look.reading import Model, Reading, Text, wide
 from glassformer.look.straight_line import Line
 from glassformer.look.trace import Recorder
 from glassformer.look.visible import visible

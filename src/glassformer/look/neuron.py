@@ -25,8 +25,9 @@ from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.look.asked import check_number, one_row
 from glassformer.look.embedding import distinct
-from glassformer.look.reading import Model, Reading, Text, visible
+from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.trace import Recorder, look
+from glassformer.look.visible import visible
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.mlp import Network
 from glassformer.model.norms import Norm

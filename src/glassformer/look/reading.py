@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from glassformer.errors import ModelError, UsageError
-from glassformer.look.visible import visible as visible
 from glassformer.model import network
 from glassformer.model.config import ModelConfig
 from glassformer.model.mlp import Network

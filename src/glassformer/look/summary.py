@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassformer.look.reading import Model, Reading, Text, visible
+from glassformer.look.reading import Model, Reading, Text
 from glassformer.look.trace import warnings
+from glassformer.look.visible import visible
 from glassformer.model.mlp import Network
 from glassformer.use.predict import Rows
 
