@@ -53,6 +53,38 @@ class Decision:
     """The step whose batch is in quarantine from now on."""
 
 
+_DEEDS = {
+    "log": "noted",
+    "again": "computed again",
+    "roll_back": "back to step {step_back}",
+    "skip": "its batch is left out",
+    "lower_rate": "the rate is lowered",
+    "stop": "the run stops",
+}
+
+
+def in_words(event: Mapping[str, Any]) -> str:
+    """A fault's event as one line."""
+    numbers = (
+        "" if event["loss"] is None else f" (loss {event['loss']:.4g}, gradient {event['grad_norm']:.4g})"
+    )
+    place, tensors = event.get("place"), event.get("tensors")
+    where = ""
+    if place:
+        named = [f"{key} {place[key]}" for key in ("head", "position", "token", "sample_id") if key in place]
+        where = f", first at {place['place']} {place['pass']}{' '.join(['', *named])}"
+    elif tensors:
+        first = tensors[0]
+        where = f", {first['count']:,} of {first['of']:,} in {first['tensor']}"
+    elif event.get("samples"):
+        where = f", highest in sample {event['samples'][0]['sample_id']}"
+    deed = _DEEDS[event["decision"]].format(step_back=event.get("step_back"))
+    left_out = (
+        f", without the batch of step {event['blamed']}" if event.get("step_back") and event["blamed"] else ""
+    )
+    return f"step {event['step']} {event['kind'].replace('_', ' ')}{numbers}{where}: {deed}{left_out}"
+
+
 class Guard:
     """What a run knows about its faults."""
 
@@ -109,13 +141,8 @@ class Guard:
         for noted, deed in ((kind, "log"), (drift, self.config.divergence)):
             if noted is not None:
                 about = {"loss": found.loss, "grad_norm": found.grad_norm, "usual": usual}
-                rate = self.config.lower_by if deed == "lower_rate" else 1.0
-                self._noted.append(
-                    (
-                        "fault",
-                        {"step": step + 1, "kind": noted, "decision": deed, "rate_factor": rate, **about},
-                    )
-                )
+                event = {"step": step + 1, "kind": noted, "decision": deed, **about}
+                self._noted.append(("fault", {**event, "message": in_words(event)}))
 
     def look(self, step: int, model: nn.Module, batch: Batch, choice: Choice) -> None:
         """At the model itself, where it is due."""

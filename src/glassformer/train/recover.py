@@ -13,7 +13,7 @@ from glassformer.errors import RunError
 from glassformer.run import checkpoints
 from glassformer.train.bundle import write_bundle
 from glassformer.train.culprit import first_not_finite, row_losses
-from glassformer.train.faults import Fault
+from glassformer.train.faults import Fault, in_words
 from glassformer.train.memory import not_finite
 from glassformer.train.optimizers import state_tensors
 from glassformer.train.step import Diverged, micro_batches
@@ -46,20 +46,20 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
         "usual": guard.watch.usual(),
         "decision": decision.deed,
         "blamed": None if decision.blamed is None else decision.blamed + 1,
-        "rate_factor": guard.rate(fault.step),
+        "sample_ids": None if decision.blamed is None else guard.quarantined[decision.blamed],
         **seen,
     }
     if decision.deed == "stop" or (decision.deed == "roll_back" and not _can_go_back(session)):
         event["decision"] = "stop"
         event["bundle"] = _bundle(session, fault, batch, event)
-        yield run.events.append("fault", **event)
-        raise Diverged(_sentence(event), do=_advice(event))
+        yield run.events.append("fault", **event, message=in_words(event))
+        raise Diverged(f"{in_words(event).capitalize()}; no weight was changed.", do=_advice(event))
     if decision.deed != "roll_back":
-        yield run.events.append("fault", **event)
+        yield run.events.append("fault", **event, message=in_words(event))
         return fault.step
-    done = _go_back(session)
-    yield run.events.append("fault", **event, step_back=done)
-    return done
+    event["step_back"] = _go_back(session)
+    yield run.events.append("fault", **event, message=in_words(event))
+    return int(event["step_back"])
 
 
 def _look(session: Session, fault: Fault, batch: Batch, damaged: bool) -> dict[str, Any]:
@@ -143,16 +143,6 @@ def _bundle(session: Session, fault: Fault, batch: Batch, event: dict[str, Any])
 
 def _ids(batch: Batch) -> list[int]:
     return [int(i) for i in batch.sample_ids]
-
-
-def _sentence(event: dict[str, Any]) -> str:
-    named = event.get("place") or {}
-    where = f", first at {named['place']} ({named['pass']})" if named else ""
-    tensors = event.get("tensors") or []
-    where = where or (f", in {tensors[0]['tensor']}" if tensors else "")
-    what = f"loss {event['loss']}, length of the gradient {event['grad_norm']}"
-    kind = event["kind"].replace("_", " ")
-    return f"Step {event['step']} was refused ({kind}: {what}{where}); no weight was changed."
 
 
 def _advice(event: dict[str, Any]) -> str:
