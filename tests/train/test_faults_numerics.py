@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,35 +12,13 @@ from sessions import Breaker, Broken, scale_loss, spoil_activations
 from trainer import Trainer
 
 import glassformer as gf
-from glassformer.train.culprit import first_not_finite
 from glassformer.train.loop import Session
-from glassformer.train.step import Diverged
 from glassformer.train.task import Event
 
 
 @pytest.fixture(scope="module")
-def breaker(tmp_path_factory: pytest.TempPathFactory) -> Breaker:
-    folder = tmp_path_factory.mktemp("broken")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("GLASSFORMER_HOME", str(folder / "home"))
-    try:
-        return Breaker(folder)
-    finally:
-        patch.undo()
-
-
-@pytest.fixture(autouse=True)
-def home(breaker: Breaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLASSFORMER_HOME", str(breaker.folder / "home"))
-    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)  # reports take no seconds
-
-
-@pytest.fixture(scope="module")
 def undisturbed(breaker: Breaker) -> dict[str, Any]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("GLASSFORMER_HOME", str(breaker.folder / "home"))
     found = breaker("undisturbed")
-    patch.undo()
     assert found.decisions == [] and found.warned == ""
     return found.story
 
@@ -97,18 +73,6 @@ def test_an_activation_that_is_always_nan_is_named_and_its_batch_is_left_out(bre
     assert_finite(found)
 
 
-def test_a_head_is_named(breaker: Breaker) -> None:
-    """Keys that overflow in one head: their products with the queries are the first to be infinite."""
-
-    with breaker.session("head") as session:
-        batch = session.task.batches.batch(0)
-        with torch.no_grad():
-            session.model.blocks[1].attn.qkv.weight[8:16] = 3e38  # the queries of head 1
-        found = first_not_finite(session.model, batch, session.choice)
-    assert found is not None and found["place"].startswith("blocks.1.attn.") and found["head"] == 1
-    assert found["pass"] == "forward" and found["sample_id"] == int(batch.sample_ids[0])
-
-
 def test_a_gradient_of_one_weight_that_is_nan_is_named(breaker: Breaker, undisturbed: dict[str, Any]) -> None:
     name, calls = "blocks.0.mlp.up.weight", [0]
 
@@ -126,25 +90,6 @@ def test_a_gradient_of_one_weight_that_is_nan_is_named(breaker: Breaker, undistu
     expected = {"tensor": f"gradient of {name}", "count": 1, "of": 64 * 16, "first": [4, 7]}
     assert fault["tensors"] == [expected] and fault["grad_norm"] == "Infinity"
     assert found.story == undisturbed
-
-
-def test_a_gradient_that_overflows_inside_is_traced_from_the_loss_down(breaker: Breaker) -> None:
-    class Overflowing(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-            return grads[0] * torch.inf
-
-    with breaker.session("inside") as session:
-        session.model.blocks[0].mlp.register_forward_hook(lambda module, given, out: Overflowing.apply(out))
-        batch = session.task.batches.batch(0)
-        found = first_not_finite(session.model, batch, session.choice)
-    assert found is not None
-    assert (found["pass"], found["place"], found["layer"]) == ("backward", "blocks.0.mlp.post", 0)
-    assert found["sample_id"] == int(batch.sample_ids[0])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -278,58 +223,6 @@ def test_weights_at_fault_for_a_spike_are_taken_back_and_the_update_before_is_le
     assert found.story == without(breaker, "66 left out", 66)
 
 
-def test_too_many_faults_stop_the_run_and_leave_what_reproduces_the_last(breaker: Breaker) -> None:
-    def prepare(session: Session) -> None:
-        for step in (49, 51, 53):
-            spoil_activations(session, step, once=False, row=1)
-
-    with pytest.raises(
-        Diverged, match=r"Step 54 not finite .* first at blocks.1.mlp_out .*faults/step-00000054"
-    ) as raised:
-        breaker("many", prepare=prepare, faults__most=3)
-    assert raised.value.exit_code == 1
-    found = Broken(breaker.folder / "many")
-    assert [d[2] for d in found.decisions] == ["again", "skip", "again", "skip", "stop"]
-    assert found.run.summary()["status"] == "killed"
-
-
-def test_a_bundle_reproduces_the_failure_to_the_bit(breaker: Breaker) -> None:
-    """A rate that is far too high: the update itself makes weights whose loss is infinite."""
-    with pytest.raises(Diverged):
-        breaker("high", optimizer__learning_rate=1e30, optimizer__kind="sgd", model__dropout=0.1,
-                faults__not_finite="stop", schedule__warmup=0)  # fmt: skip
-    (fault,) = Broken(breaker.folder / "high").all("fault")
-    found = gf.reproduce_fault(breaker.folder / "high" / fault["bundle"])
-    assert found.same and not math.isfinite(found.loss + found.grad_norm)
-    assert found.place is not None and found.place == fault["place"]
-    assert found.fault["step"] == fault["step"] == 2
-
-
-def test_a_bundle_of_a_spike_gives_the_same_finite_numbers(breaker: Breaker) -> None:
-    def after(session: Session, event: Event) -> None:
-        if event["event"] == "step" and event["step"] == 66:
-            with torch.no_grad():
-                session.weights.masters["embed.weight"] *= -20
-
-    with pytest.raises(Diverged, match="loss spike"):
-        breaker("stopped", after=after, model__dropout=0.1, faults__spike="stop", train__accumulate=2)
-    (fault,) = Broken(breaker.folder / "stopped").all("fault")
-    path = breaker.folder / "stopped" / fault["bundle"]
-    found = gf.reproduce_fault(path)
-    assert found.same and found.loss == fault["loss"] and found.grad_norm == fault["grad_norm"]
-    assert found.place is None and found.tensors == [] and len(found.samples) == 5
-    content = bytearray((path / "batch.safetensors").read_bytes())
-    content[-1] ^= 1
-    (path / "batch.safetensors").write_bytes(content)
-    with pytest.raises(gf.GlassformerError, match=r"(?s)not whole:.*batch\.safetensors"):
-        gf.reproduce_fault(path)
-
-
-def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(gf.GlassformerError, match="no bundle of a fault"):
-        gf.reproduce_fault(tmp_path)
-
-
 POISON = {
     "random bytes": np.random.default_rng(1).integers(128, 256, 64).astype(np.uint8).tobytes(),
     "one byte again and again": b"\x07" * 64,
@@ -355,7 +248,20 @@ def test_poisoned_text_is_traced_to_its_document_and_the_run_is_as_good_as_witho
     for fault in skipped:
         names = [d["name"] for d in fault["samples"][0]["documents"]]
         assert any(name.endswith("poison.txt") for name in names), (fault["step"], names)
-    assert found.run.summary()["status"] == "done"
+    clean = [
+        breaker(f"clean-{kind}-{seed}", train__seed=seed, **{**settings, "paths": ("texts",)})
+        for seed in (0, 1, 2)
+    ]
+    text = (breaker.folder / "texts" / "7.txt").read_text(encoding="utf-8")
+    scores = [gf.score(gf.load(run.run.path), text).bits_per_byte for run in [found, *clean]]
+    assert scores[0] < max(scores[1:]), scores  # as one seed differs from another
+
+
+def test_looking_changes_no_number(breaker: Breaker, undisturbed: dict[str, Any]) -> None:
+    found = breaker("looking", faults__look_every=1, faults__remember_every=1)
+    assert found.warned == "" and found.story == undisturbed
+    blind = breaker("not looking", faults__look_every=0, faults__remember_every=0, faults__deviations=1e9)
+    assert blind.story == undisturbed
 
 
 def test_killed_after_a_decision_it_decides_the_same_again(trainer: Trainer) -> None:
@@ -364,7 +270,7 @@ def test_killed_after_a_decision_it_decides_the_same_again(trainer: Trainer) -> 
     flags = ("--data.encoding", "bytes", "--data.validation", "0.0", "--train.steps", "200", "--train.accumulate", "1",
              "--train.checkpoint_every", "60", "--faults.spike", "skip", "--faults.window", "40", "--faults.most", "99",
              "--optimizer.learning_rate", "0.01", "--model.dropout", "0.0", "--train.sample_every", "1000",
-             "--train.batch", "8", "--model.layers", "2", "--data.packing", "fit", "--train.validate_every", "1000")  # fmt: skip
+             "--train.batch", "8", "--model.layers", "2", "--data.packing", "fit")  # fmt: skip
     assert trainer("whole", *flags).exit == 0
     faults = trainer.run("whole").events.curve("fault")
     assert faults and faults[-1]["decision"] == "skip"
