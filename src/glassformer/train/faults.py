@@ -34,7 +34,7 @@ from glassformer.train.task import Batch
 from glassformer.train.watch import Kind, Watch
 from glassformer.train.weights import Weights
 
-Deed = Literal["log", "again", "roll_back", "skip", "lower_rate", "stop"]
+Deed = Literal["log", "again", "skip", "roll_back", "lower_rate", "stop"]
 
 
 class Fault(GlassformerError):
