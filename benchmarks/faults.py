@@ -25,8 +25,8 @@ from glassformer.train import start
 from glassformer.train.config import FaultsConfig
 from glassformer.train.loop import Session
 from glassformer.train.recipe import load_recipe
+from glassformer.train.spikes import Watch
 from glassformer.train.step import update
-from glassformer.train.watch import Watch
 
 
 def main() -> None:

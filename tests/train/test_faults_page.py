@@ -10,7 +10,7 @@ from typing import get_args
 from glassformer.run.events import MEANING
 from glassformer.train.config import FaultsConfig
 from glassformer.train.faults import Deed
-from glassformer.train.watch import Kind
+from glassformer.train.spikes import Kind
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")

@@ -25,9 +25,9 @@ from glassformer.model.mlp import Network
 from glassformer.model.places import find
 from glassformer.stats import median
 from glassformer.train.engine import Choice
+from glassformer.train.spikes import deviation
 from glassformer.train.step import micro_batches
 from glassformer.train.task import Batch
-from glassformer.train.watch import deviation
 
 _MOST_SAMPLES = 5
 

@@ -1,6 +1,6 @@
 """A number that would spoil the weights never reaches them: what is decided when a step is refused.
 
-    check      before every update: loss and gradient against train/watch.py
+    check      before every update: loss and gradient against train/spikes.py
     again      a refused step is computed once more; what does not come again was the machine's error, and costs the
                time of a step and nothing else
     back       weights or optimiser not finite, or (policy roll_back) a spike that an earlier batch shows as well: the
@@ -29,9 +29,9 @@ from glassformer.train.engine import Choice
 from glassformer.train.health import Health
 from glassformer.train.memory import Memory, all_finite
 from glassformer.train.optimizers import state_tensors
+from glassformer.train.spikes import Kind, Watch
 from glassformer.train.step import Update
 from glassformer.train.task import Batch
-from glassformer.train.watch import Kind, Watch
 from glassformer.train.weights import Weights
 
 Deed = Literal["log", "again", "skip", "roll_back", "lower_rate", "stop"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import median_abs_deviation
 
 from glassformer.train.config import FaultsConfig
-from glassformer.train.watch import Watch, deviation
+from glassformer.train.spikes import Watch, deviation
 
 CONFIG = FaultsConfig()
 
