@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from glassformer.text.report import text_report
     from glassformer.text.table_config import TableConfig
     from glassformer.text.tokenizer import Tokenizer
+    from glassformer.train.bundle import Reproduced, reproduce_fault
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
     from glassformer.train.recipe import Recipe, load_recipe
@@ -101,6 +102,7 @@ __all__ = [
     "Predictor",
     "Recipe",
     "Reliability",
+    "Reproduced",
     "Run",
     "SamplingView",
     "Score",
@@ -143,6 +145,7 @@ __all__ = [
     "predict",
     "probe",
     "reliability_of",
+    "reproduce_fault",
     "sampling_view",
     "save_gguf",
     "save_model",
@@ -210,6 +213,7 @@ _ROOMS = {
     "look.causal": ["CausalTrace", "causal_trace"],
     "look.patch": ["Patched", "patch"],
     "train.recipe": ["Recipe", "load_recipe"],
+    "train.bundle": ["Reproduced", "reproduce_fault"],
     "train.doctor": ["checkup"],
     "train.loop": ["train", "training"],
 }
@@ -229,7 +233,9 @@ def __getattr__(name: str) -> Any:
 
 def _fetch(name: str) -> Any:
     home = _HOME[name]
-    if home.startswith(tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "model.mlp"))):
+    if home.startswith(
+        tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "train.bundle", "model.mlp"))
+    ):
         from glassformer.train.launch import prepare_process
 
         prepare_process()  # these load torch, and threads must be settled before

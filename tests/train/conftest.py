@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sessions import Breaker
 from trainer import Trainer
 
 
@@ -42,3 +43,14 @@ def module_trainer(
 ) -> Trainer:
     """One folder for all tests of a file, so that what is trained once can be compared with often."""
     return Trainer(server, tmp_path_factory.mktemp("trained"), home)
+
+
+@pytest.fixture(scope="module")
+def breaker(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Breaker]:
+    """Training in this process, its folder shared by the tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLASSFORMER_HOME", str(home))
+        patch.setitem(
+            sys.modules, "vl_convert", None
+        )  # as without the extra `plots`: reports take no seconds
+        yield Breaker(tmp_path_factory.mktemp("broken"))

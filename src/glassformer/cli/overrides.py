@@ -53,3 +53,5 @@ class Overrides(TextOverrides):
     """--schedule.KEY VALUE: the learning rate over time."""
     engine: Values = None
     """--engine.KEY VALUE: how this machine is used."""
+    faults: Values = None
+    """--faults.KEY VALUE: what to do about numbers that would spoil the weights."""

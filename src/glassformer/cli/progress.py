@@ -136,6 +136,9 @@ class Progress:
     def _warning(self, event: Event) -> None:
         self.message(f"warning: {event['message']}")
 
+    def _fault(self, event: Event) -> None:
+        self.message(f"fault: {event['message']}")
+
 
 def _is_number(event: Event, name: str) -> bool:
     return isinstance(event.get(name), int | float)

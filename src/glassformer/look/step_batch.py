@@ -21,6 +21,7 @@ from glassformer.errors import UsageError
 from glassformer.look.reading import Model, Reading, Text
 from glassformer.model.loss import IGNORE
 from glassformer.model.mlp import Network
+from glassformer.model.places import See, unseen
 from glassformer.model.stacks import Decoder, EncoderDecoder
 from glassformer.model.transformer import Transformer
 from glassformer.use.load import Loaded
@@ -49,14 +50,14 @@ class Lessons:
             return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
         return targets.flatten() != IGNORE
 
-    def each_loss(self, model: Transformer | Network) -> Float[Tensor, " target"]:
+    def each_loss(self, model: Transformer | Network, see: See = unseen) -> Float[Tensor, " target"]:
         """The loss of each target that counts, in nats (of numbers: squared error). Their mean is the loss, but for
         label smoothing and z-loss."""
         targets = self.arrays["targets"]
         if isinstance(model, Network):
-            return _of_rows(model, self.arrays["inputs"], targets)[self.counted]
+            return _of_rows(model, self.arrays["inputs"], targets, see)[self.counted]
         given = {name: value for name, value in self.arrays.items() if name not in _OF_THE_LOSS}
-        logits = model(**given)
+        logits = model(**given, see=see)
         places = self.arrays.get("places")
         if places is not None:
             logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
@@ -134,8 +135,8 @@ def _tensor(value: Any, device: torch.device) -> Any:
     return torch.as_tensor(value, device=device) if isinstance(value, Tensor | np.ndarray | list) else value
 
 
-def _of_rows(model: Network, inputs: Tensor, targets: Tensor) -> Float[Tensor, " row"]:
-    scores = model.scores(inputs)
+def _of_rows(model: Network, inputs: Tensor, targets: Tensor, see: See) -> Float[Tensor, " row"]:
+    scores = model.scores(inputs, see=see)
     match model.config.head:
         case "distribution":
             return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none")

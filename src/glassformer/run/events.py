@@ -36,6 +36,8 @@ MEANING = {
     "checkpoint": "one was saved: step, path, seconds, bytes",
     "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
+    "fault": "an update that was refused, or noted: step, kind, loss, grad_norm, usual, decision, step_back, blamed (a "
+    "step), sample_ids, place, tensors, samples, bundle, message",
     "warning": "something to know: message",
     "cost": "what the run took: flops, seconds, tokens, joules where the machine tells",
     "done": "the end as planned: steps and the summary",

@@ -1,4 +1,5 @@
-"""What a recipe says about training, table by table: `[train]`, `[optimizer]`, `[schedule]`, `[engine]`, `[about]`.
+"""What a recipe says about training, table by table: `[train]`, `[optimizer]`, `[schedule]`, `[engine]`, `[faults]`,
+`[about]`.
 
 No torch, so that it can be read and planned at once. `recipe.py` puts the tables together.
 """
@@ -124,3 +125,29 @@ class EngineConfig(Config):
     """`autocast`: products in bfloat16, weights in float32. `bf16`: bfloat16 weights with float32 masters."""
     compile: Literal["auto", "on", "off"] = "auto"
     attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
+
+
+class FaultsConfig(Config):
+    """`[faults]`: what to do about numbers that would spoil the weights. `train/faults.py` carries it out."""
+
+    not_finite: Literal["skip", "roll_back", "stop"] = "roll_back"
+    """Loss or gradient is NaN or infinite. Whatever is chosen, no weight is changed by it."""
+    spike: Literal["log", "skip", "roll_back", "lower_rate", "stop"] = "log"
+    """Loss or gradient is finite and far above what it was."""
+    divergence: Literal["log", "lower_rate", "stop"] = "log"
+    """The loss has risen slowly, without a spike."""
+    window: int = Field(100, ge=20)
+    """Steps whose loss and gradient a new one is compared with; nothing is called a spike before half as many."""
+    deviations: float = Field(10.0, gt=0)
+    """A spike is so many robust standard deviations (1.4826 MAD) above the median."""
+    remember_every: int = Field(50, ge=0)
+    """Steps between copies of the state in memory, to roll back to; 0: to the last checkpoint instead."""
+    most: int = Field(5, ge=1)
+    """So many faults within `within` steps, and the run stops."""
+    within: int = Field(100, ge=1)
+    lower_by: float = Field(0.5, gt=0, lt=1)
+    """`lower_rate`: the factor of the learning rate, ..."""
+    lower_for: int = Field(100, ge=1)
+    """... for so many steps."""
+    look_every: int = Field(50, ge=0)
+    """Steps between looks for dead tensors, underflow and exploding logits; 0: never."""

@@ -29,13 +29,15 @@ from glassformer.stats import bits_per_byte
 from glassformer.train import start
 from glassformer.train.beginning import recipe_for, start_from
 from glassformer.train.engine import threads_of
+from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules, matmul_ceiling
 from glassformer.train.optimizers import build_optimizers, restore_state, state_tensors
 from glassformer.train.recipe import AnyRecipe
+from glassformer.train.recover import recover
 from glassformer.train.schedules import factor
-from glassformer.train.step import micro_batches, update
+from glassformer.train.step import Update, micro_batches, update
 from glassformer.train.task import Event, Task
 from glassformer.train.weights import Weights
 
@@ -118,6 +120,7 @@ class Session:
         self.model = task.build(self.device)
         self.weights = Weights(self.model, self.choice.precision)
         self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters)
+        self.guard = Guard(self.recipe.faults, self.recipe.optimizer, self.weights, self.optimizers)
         self.loss_of = start.loss_of(self.model, self.choice, self.recipe)
         self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
@@ -133,23 +136,19 @@ class Session:
         if done < self.num_steps:
             self._warm_up()
         energy = joules()
-        for step in range(done, self.num_steps):
-            began = time.perf_counter()
-            batch = self.task.batches.batch(step)
-            if self.task.config.dropout:
-                torch.manual_seed(derive(train.seed, "dropout", step))
-            rate = factor(self.recipe.schedule, step, self.num_steps)
-            found = update(
-                self.loss_of, self.weights, self.optimizers, batch,
-                rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
-            )  # fmt: skip
-            self.consumed = hashlib.sha256(
-                bytes.fromhex(self.consumed) + batch.sample_ids.tobytes()
-            ).hexdigest()
-            self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
+        while done < self.num_steps:
+            step = done
+            rate = factor(self.recipe.schedule, step, self.num_steps) * self.guard.rate(step)
+            try:
+                found = None if step in self.guard.quarantined else self._step(step, rate)
+            except Fault as fault:
+                done = yield from recover(self, fault)
+                continue
             done = step + 1
             last = done == self.num_steps
-            if last or step == 0 or done % train.log_every == 0:
+            for name, fields in self.guard.noted():
+                yield self._log(name, **fields)
+            if found and (last or step == 0 or done % train.log_every == 0):
                 yield self._log(
                     "step", step=done, loss=found.loss, grad_norm=found.grad_norm,
                     learning_rate=rate * self.recipe.optimizer.learning_rate,
@@ -161,12 +160,34 @@ class Session:
                 yield from self._sample(done)
             reason = None if last else interrupt.reason
             if last or reason or done % train.checkpoint_every == 0:
+                if self.guard.damaged():
+                    done = yield from recover(self, Fault(step, "not_finite", None))
+                    continue
                 yield self._save(done, must=last or reason is not None)
             if reason:
                 yield self._log("stopped", reason=reason, **self._summary())
                 raise Stopped(f"Stopped after step {done} of {self.num_steps}: {reason}.",
                               do="Everything is saved; the same command goes on.")  # fmt: skip
         yield from self._finish(done, energy)
+
+    def _step(self, step: int, rate: float) -> Update:
+        """One update. Raises Fault, with nothing changed, where the guard refuses it."""
+        began = time.perf_counter()
+        train, batch = self.recipe.train, self.task.batches.batch(step)
+        self.seed_dropout(step)
+        found = update(
+            self.loss_of, self.weights, self.optimizers, batch,
+            rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
+            check=lambda found: self.guard.check(step, found, self._state),
+        )  # fmt: skip
+        self.consumed = hashlib.sha256(bytes.fromhex(self.consumed) + batch.sample_ids.tobytes()).hexdigest()
+        self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
+        self.guard.look(step, self.model, batch, self.choice)
+        return found
+
+    def seed_dropout(self, step: int) -> None:
+        if self.task.config.dropout:
+            torch.manual_seed(derive(self.recipe.train.seed, "dropout", step))
 
     def _begin_or_resume(self, init_from: Path | None) -> Generator[Event, None, int]:
         """Yields what happened and returns the number of steps that are done."""
@@ -191,20 +212,24 @@ class Session:
             if self.begun is not None:
                 yield self._log("resumed", step=0, lost_steps=0, findings=[])
             return 0
-        checkpoints.check_fits(found.state["model"], self.task.config.model_dump(mode="json"))
-        self.weights.load(found.tensors["model"])
-        restore_state(self.optimizers, self.weights.masters, found.tensors["optimizer"])
-        self.consumed = found.state["consumed"]
-        self.meter = Meter(
-            self.task.flops_per_token,
-            self.meter.ceiling,
-            tokens=found.state["tokens"],
-            seconds=found.state["seconds"],
-        )
+        self.restore(found)
+        self.meter.seconds = found.state["seconds"]
+        if "faults" in found.state:
+            self.guard.load(found.state["faults"])
         yield self._log(
             "resumed", step=found.step, lost_steps=found.lost_steps, findings=[str(f) for f in found.findings]
         )
         return found.step
+
+    def restore(self, found: checkpoints.Checkpoint) -> None:
+        """Weights, optimiser and counts are those of a checkpoint."""
+        checkpoints.check_fits(found.state["model"], self.task.config.model_dump(mode="json"))
+        self.weights.load(found.tensors["model"])
+        restore_state(self.optimizers, self.weights.masters, found.tensors["optimizer"])
+        self.restore_counts(found.state)
+
+    def restore_counts(self, state: Mapping[str, Any]) -> None:
+        self.consumed, self.meter.tokens = state["consumed"], state["tokens"]
 
     def _validate(self, step: int, *, whole: bool) -> Iterator[Event]:
         """Mean loss on what is held out, each target predicted once, without smoothing. With the training step's
@@ -242,19 +267,10 @@ class Session:
     def _save(self, step: int, *, must: bool) -> Event:
         """A checkpoint. One that fails between is a warning: training goes on, and the older ones are there."""
         began = time.perf_counter()
-        tensors = {
-            "model": {name: master.detach() for name, master in self.weights.masters.items()},
-            "optimizer": state_tensors(self.optimizers, self.weights.masters),
-        }
-        state = {
-            "model": self.task.config.model_dump(mode="json"),
-            "consumed": self.consumed,
-            "tokens": self.meter.tokens,
-            "seconds": self.meter.seconds,
-        }
+        state = {"model": self.task.config.model_dump(mode="json"), **self._state()}
         try:
             path = checkpoints.save(
-                self.run.checkpoints, step, _on_cpu(tensors), state, keep=self.recipe.train.keep
+                self.run.checkpoints, step, self.tensors(), state, keep=self.recipe.train.keep
             )
         except RunError as error:
             if must:
@@ -264,6 +280,18 @@ class Session:
         return self._log(
             "checkpoint", step=step, path=path.name, bytes=size, seconds=time.perf_counter() - began
         )
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What a checkpoint holds, on the CPU."""
+        masters = self.weights.masters
+        groups: dict[str, Mapping[str, torch.Tensor]]
+        groups = {"model": masters, "optimizer": state_tensors(self.optimizers, masters)}
+        return {k: {name: t.detach().cpu() for name, t in group.items()} for k, group in groups.items()}
+
+    def _state(self) -> dict[str, Any]:
+        """What goes with the tensors."""
+        counts = {"consumed": self.consumed, "tokens": self.meter.tokens, "seconds": self.meter.seconds}
+        return {**counts, "faults": self.guard.state()}
 
     def _finish(self, step: int, energy: float | None) -> Iterator[Event]:
         """After the last checkpoint: the finished model, all that is measured on it, and the report."""
@@ -322,10 +350,6 @@ class Session:
 
     def _log(self, name: str, **fields: Any) -> Event:
         return self.run.events.append(name, **fields)
-
-
-def _on_cpu(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
-    return {stem: {name: value.cpu() for name, value in group.items()} for stem, group in tensors.items()}
 
 
 def _number(path: Path) -> int:

@@ -7,6 +7,7 @@ task = "language"             what is learned, which decides what [data] and [mo
 [train]                       how long, how much at a time, what to keep
 [optimizer] [schedule]        how weights change
 [engine]                      how this machine is used; `auto` measures
+[faults]                      what to do about numbers that would spoil the weights
 
     task        model              learns
     language    decoder            to go on with a text
@@ -37,6 +38,7 @@ from glassformer.train.config import (
     DURATIONS,
     About,
     EngineConfig,
+    FaultsConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
@@ -56,6 +58,7 @@ class BaseRecipe(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
+    faults: FaultsConfig = FaultsConfig()
 
     @property
     def loss_unit(self) -> str:

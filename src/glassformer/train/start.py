@@ -234,9 +234,14 @@ def _speed(candidate: Candidate, tokens: int) -> float | None:
 
 
 def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself."""
+    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself, nor what is
+    to be done about faults, which may change after one."""
     train = recipe["train"]
     watching = {"checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
     watching |= {name for name in train if name.startswith("sample_")}
-    kept = {key: value for key, value in recipe.items() if key not in ("about", "name", "train", "engine")}
+    kept = {
+        key: value
+        for key, value in recipe.items()
+        if key not in ("about", "name", "train", "engine", "faults")
+    }
     return {**kept, "train": {key: value for key, value in train.items() if key not in watching}}

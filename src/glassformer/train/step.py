@@ -31,6 +31,18 @@ class Update:
     grad_norm: float
     """Euclidean length of the whole gradient, before clipping."""
 
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def refuse_not_finite(found: Update) -> None:
+    if not found.finite:
+        raise Diverged(
+            f"The loss is {found.loss} and the length of the gradient {found.grad_norm}; no weight was changed.",
+            do="Lower optimizer.learning_rate, lengthen schedule.warmup, or look at the samples of this batch.",
+        )
+
 
 def update(
     loss_of: Loss,
@@ -42,10 +54,12 @@ def update(
     clip: float | None,
     accumulate: int = 1,
     device: torch.device,
+    check: Callable[[Update], None] = refuse_not_finite,
 ) -> Update:
     """Change the weights once, to predict `batch` better. `rate` is the schedule's factor.
 
-    Raises Diverged, before any weight changes, where loss or gradient is not finite.
+    `check` sees loss and gradient before any weight changes; what it raises (left out, Diverged where one of them
+    is not finite) prevents the change.
     """
     loss = torch.zeros((), device=device)
     weights.zero_gradients()
@@ -56,11 +70,7 @@ def update(
         loss += part.detach()
     norm = torch.stack(torch._foreach_norm(weights.gradients)).norm()
     found = Update(*torch.stack([loss, norm]).tolist())
-    if not (math.isfinite(found.loss) and math.isfinite(found.grad_norm)):
-        raise Diverged(
-            f"The loss is {found.loss} and the length of the gradient {found.grad_norm}; no weight was changed.",
-            do="Lower optimizer.learning_rate, lengthen schedule.warmup, or look at the samples of this batch.",
-        )
+    check(found)
     if clip is not None and found.grad_norm > clip:
         torch._foreach_mul_(weights.gradients, clip / found.grad_norm)
     set_rates(optimizers, rate)

@@ -1,0 +1,136 @@
+"""Training in this process, step by step, so that a test can break something in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glassformer.run.folder import Run
+from glassformer.train import start
+from glassformer.train.interrupt import Interrupt
+from glassformer.train.loop import Session
+from glassformer.train.recipe import load_recipe
+from glassformer.train.task import Batch, Event
+
+RECIPE: dict[str, Any] = {
+    "name": "broken",
+    "data": {"validation": 0.2},
+    "tokenizer": {"kind": "bytes"},
+    "model": {"width": 16, "layers": 2, "heads": 2, "context": 16},
+    "train": {
+        "steps": 90, "batch": 8, "checkpoint_every": 40, "validate_every": 1000, "sample_every": 1000,
+        "sample_tokens": 0, "log_every": 1,
+    },
+    "optimizer": {"learning_rate": 0.01},
+    "engine": {"device": "cpu", "precision": "fp32", "compile": "off", "attention": "explicit"},
+    "faults": {"window": 40, "remember_every": 20},
+}  # fmt: skip
+
+Break = Callable[[Session, Event], None]
+
+
+class Broken:
+    """What became of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = Run.open(folder)
+
+    def all(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.run.events.read() if event["event"] == name]
+
+    @property
+    def decisions(self) -> list[tuple[int, str, str, int | None]]:
+        """(step, kind, decision, step whose batch was blamed) of each fault."""
+        return [(e["step"], e["kind"], e["decision"], e.get("blamed")) for e in self.all("fault")]
+
+    @property
+    def warned(self) -> str:
+        return "\n".join(event["message"] for event in self.all("warning"))
+
+    @property
+    def story(self) -> dict[str, Any]:
+        """What is the same to the bit when nothing was lost."""
+        keys = ("step", "loss", "grad_norm", "learning_rate", "tokens")
+        (done,) = self.all("done")
+        return {
+            "rows": [[row[key] for key in keys] for row in self.run.rows()],
+            "consumed": done["consumed"],
+            "model": (self.run.model / "model.safetensors").read_bytes(),
+        }
+
+
+class Breaker:
+    """Runs one recipe in folders of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "texts").mkdir()
+        for number in range(40):
+            text = f"In room {number} the cat sat on mat {number * 7 % 30}; nobody in house {number % 9} knew why.\n"
+            (folder / "texts" / f"{number}.txt").write_text(text * 2, encoding="utf-8")
+
+    @contextmanager
+    def session(self, run: str, paths: tuple[str, ...] = ("texts",), **overrides: Any) -> Iterator[Session]:
+        dotted = {"data.paths": list(paths), **{k.replace("__", "."): v for k, v in overrides.items()}}
+        recipe, _ = load_recipe(RECIPE, dotted)
+        task = start.open_task(recipe, self.folder, lambda message: None)
+        folder = start.open_run(task, self.folder / run, fresh=False, accept_data=False)
+        with folder.lock():
+            yield Session(task, folder, lambda message: None)
+
+    def __call__(
+        self,
+        run: str,
+        *,
+        prepare: Callable[[Session], None] = lambda session: None,
+        after: Break = lambda session, event: None,
+        **overrides: Any,
+    ) -> Broken:
+        """Train to the end: `prepare` before the first step, `after` each event."""
+        with self.session(run, **overrides) as session:
+            prepare(session)
+            for event in session.events(Interrupt(), None):
+                after(session, event)
+        return Broken(self.folder / run)
+
+
+def ids_of(batch: Batch) -> bytes:
+    return np.ascontiguousarray(batch.arrays()["ids"]).tobytes()
+
+
+def spoil_activations(session: Session, step: int, *, once: bool, row: int = 3, position: int = 5) -> None:
+    """The feed-forward layer of block 1 gives NaN at one place of one row when it is given the batch of `step`."""
+    wanted, left = ids_of(session.task.batches.batch(step)), [1 if once else 10**9]
+    reading = [False]
+
+    def read(module: Any, given: Any, out: Tensor) -> None:
+        reading[0] = given[0].numpy().tobytes() == wanted
+
+    def spoil(module: Any, given: Any, out: Tensor) -> Tensor:
+        if not reading[0] or not left[0]:
+            return out
+        left[0] -= 1
+        out = out.clone()
+        out[row, position, 2] = torch.nan
+        return out
+
+    session.model.embed.register_forward_hook(read)
+    session.model.blocks[1].mlp.register_forward_hook(spoil)
+
+
+def scale_loss(session: Session, steps: range, factor: float) -> None:
+    """The loss of these steps' batches is so many times what it is."""
+    wanted = {ids_of(session.task.batches.batch(step)) for step in steps}
+    plain = session.loss_of
+
+    def scaled(**arrays: Any) -> Tensor:
+        loss = plain(**arrays)
+        return loss * factor if arrays["ids"].numpy().tobytes() in wanted else loss
+
+    session.loss_of = scaled
