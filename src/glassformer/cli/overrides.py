@@ -53,3 +53,5 @@ class Overrides(TextOverrides):
     """--schedule.KEY VALUE: the learning rate over time."""
     engine: Values = None
     """--engine.KEY VALUE: how this machine is used."""
+    parallel: Values = None
+    """--parallel.KEY VALUE: how the work is divided over ranks."""

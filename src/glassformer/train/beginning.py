@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from glassformer.errors import RunError
 from glassformer.files import cache_folder
 from glassformer.run import checkpoints
 from glassformer.run.tensors import read_tensors
 from glassformer.train.recipe import LoadedRecipe, load_recipe, names_a_recipe
-from glassformer.train.weights import Weights
 from glassformer.use.load import NETWORK, WEIGHTS, load, model_type
 
 
@@ -40,8 +41,8 @@ def recipe_for(
     return load_recipe(what, {"tokenizer.path": str(kept), **theirs, **overrides}, task=task)
 
 
-def start_from(weights: Weights, path: Path) -> str:
-    """Set every weight that fits from a model, a run or a .safetensors file; says what became of each."""
+def start_from(wanted: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
+    """(`wanted`, every weight that fits taken from a model, a run or a .safetensors file; what became of each)."""
     ours = [
         folder for folder in (path, path / "model") if (model_type(folder) or "").startswith("glassformer")
     ]
@@ -57,15 +58,12 @@ def start_from(weights: Weights, path: Path) -> str:
                 do="Give a run, a model folder, a .gguf or a .safetensors file.",
             )
         saved = newest.tensors["model"]
-    wanted = {name: master.detach() for name, master in weights.masters.items()}
     matching, report = checkpoints.matching_tensors(saved, wanted)
     if not matching:
         raise RunError(f"No tensor of {path} fits this model.", do="Compare the two configurations.")
-    weights.load(wanted | matching)
     missed = [f"{row['tensor']} ({row['outcome']})" for row in report if row["outcome"] != "loaded"]
-    return f"starts from {path.name}: {len(matching)} tensors loaded" + (
-        f"; not {', '.join(missed)}" if missed else ""
-    )
+    message = f"starts from {path.name}: {len(matching)} tensors loaded"
+    return {**wanted, **matching}, message + (f"; not {', '.join(missed)}" if missed else "")
 
 
 def _is_model(path: Path) -> bool:

@@ -1,4 +1,5 @@
-"""What a recipe says about training, table by table: `[train]`, `[optimizer]`, `[schedule]`, `[engine]`, `[about]`.
+"""What a recipe says about training, table by table: `[train]`, `[optimizer]`, `[schedule]`, `[engine]`, `[parallel]`,
+`[about]`.
 
 No torch, so that it can be read and planned at once. `recipe.py` puts the tables together.
 """
@@ -124,3 +125,18 @@ class EngineConfig(Config):
     """`autocast`: products in bfloat16, weights in float32. `bf16`: bfloat16 weights with float32 masters."""
     compile: Literal["auto", "on", "off"] = "auto"
     attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
+
+
+class ParallelConfig(Config):
+    """`[parallel]`: how the work is divided where there are several ranks. The curve is the same but for rounding."""
+
+    shard: int | Literal["all"] = 1
+    """Over so many ranks each weight is divided, with its gradient and what the optimiser remembers; all: over all."""
+    timeout: float = Field(300.0, gt=0)
+    """Seconds without a sign of life after which a rank is taken for dead; as long all wait for the last to begin."""
+
+    @model_validator(mode="after")
+    def _a_number_of_ranks(self) -> Self:
+        if self.shard != "all" and self.shard < 1:
+            raise ValueError(f"shard is {self.shard}; give a number of ranks from 1, or 'all'")
+        return self

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from glassformer.errors import RunError, Stopped
 from glassformer.run import checkpoints
@@ -28,16 +29,17 @@ from glassformer.seeds import derive
 from glassformer.stats import bits_per_byte
 from glassformer.train import start
 from glassformer.train.beginning import recipe_for, start_from
-from glassformer.train.engine import threads_of
+from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules, matmul_ceiling
 from glassformer.train.optimizers import build_optimizers, restore_state, state_tensors
+from glassformer.train.parallel import Ranks, joined
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.schedules import factor
 from glassformer.train.step import micro_batches, update
-from glassformer.train.task import Event, Task
-from glassformer.train.weights import Weights
+from glassformer.train.task import Batch, Event, Task
+from glassformer.train.world import check_division
 
 
 def train(
@@ -78,15 +80,24 @@ def training(
 
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
-    with Interrupt(stop_after).listening() as interrupt:
-        tell = interrupt.before_the_first_step(progress)
+    with (
+        Interrupt(stop_after).listening() as interrupt,
+        joined(recipe.parallel, pick_device(recipe.engine.device), progress) as ranks,
+    ):
+        check_division(recipe, ranks.count)
+        tell = interrupt.before_the_first_step(progress if ranks.is_first else lambda message: None)
         with on_all_cores():
-            task = start.open_task(recipe, base, tell)
-            folder = start.open_run(task, run, fresh=fresh, accept_data=accept_data)
-        with folder.lock():
-            session = Session(task, folder, tell)
+            task = ranks.in_turn(lambda: start.open_task(recipe, base, tell))
+            if ranks.is_first:
+                folder = start.open_run(task, run, fresh=fresh, accept_data=accept_data)
+            else:
+                folder = Run.unwritten(run, recipe.resolved())
+        with folder.lock() if ranks.is_first else contextlib.nullcontext():
+            session = Session(task, folder, tell, ranks)
             with threads_of(session.choice):
-                yield from session.events(interrupt, init_from)
+                for event in session.events(interrupt, init_from):
+                    if ranks.is_first:
+                        yield event
 
 
 def find_unfinished(recipe: AnyRecipe, root: Path = Path("runs")) -> Path | None:
@@ -108,27 +119,30 @@ def next_run_folder(name: str, root: Path = Path("runs")) -> Path:
 class Session:
     """One process's part of a run: everything that training needs, set up once."""
 
-    def __init__(self, task: Task, run: Run, progress: Callable[[str], None]) -> None:
-        self.task, self.recipe, self.run = task, task.recipe, run
+    def __init__(self, task: Task, run: Run, progress: Callable[[str], None], ranks: Ranks) -> None:
+        self.task, self.recipe, self.run, self.ranks = task, task.recipe, run, ranks
         progress("choosing how to use this machine")
-        self.begun = run.events.last("start")
-        self.choice, step_seconds = start.choose_engine(task, run.events)
+        self.begun = ranks.decide(lambda: run.events.last("start"))
+        self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.count))
         progress(f"using {self.choice.name}")
         self.device = torch.device(self.choice.device)
         self.model = task.build(self.device)
-        self.weights = Weights(self.model, self.choice.precision)
+        self.weights = ranks.prepare(self.model, self.choice.precision)
         self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters)
         self.loss_of = start.loss_of(self.model, self.choice, self.recipe)
         self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
         self.meter = Meter(task.flops_per_token, self._ceiling())
+        self.noise = (ranks.rank,) if ranks.rank else ()
+        """What other ranks than the first add to the seed of dropout."""
         self.consumed = hashlib.sha256().hexdigest()
         """Digest of every sample seen, in order: two runs that agree here saw the same text."""
 
     def events(self, interrupt: Interrupt, init_from: Path | None) -> Iterator[Event]:
         """The whole run, from where it stands."""
         train = self.recipe.train
-        start.check_space(self.run, self.task)
+        if self.ranks.is_first:
+            start.check_space(self.run, self.task)
         done = yield from self._begin_or_resume(init_from)
         if done < self.num_steps:
             self._warm_up()
@@ -137,15 +151,14 @@ class Session:
             began = time.perf_counter()
             batch = self.task.batches.batch(step)
             if self.task.config.dropout:
-                torch.manual_seed(derive(train.seed, "dropout", step))
+                torch.manual_seed(derive(train.seed, "dropout", step, *self.noise))
             rate = factor(self.recipe.schedule, step, self.num_steps)
             found = update(
                 self.loss_of, self.weights, self.optimizers, batch,
-                rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
+                rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device, ranks=self.ranks,
             )  # fmt: skip
-            self.consumed = hashlib.sha256(
-                bytes.fromhex(self.consumed) + batch.sample_ids.tobytes()
-            ).hexdigest()
+            sample_ids, reason = self.ranks.step_taken(batch.sample_ids, interrupt.reason)
+            self.consumed = hashlib.sha256(bytes.fromhex(self.consumed) + sample_ids.tobytes()).hexdigest()
             self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
             done = step + 1
             last = done == self.num_steps
@@ -159,22 +172,21 @@ class Session:
                 yield from self._validate(done, whole=False)
             if done % train.sample_every == 0 and not last:
                 yield from self._sample(done)
-            reason = None if last else interrupt.reason
+            reason = None if last else reason
             if last or reason or done % train.checkpoint_every == 0:
                 yield self._save(done, must=last or reason is not None)
             if reason:
                 yield self._log("stopped", reason=reason, **self._summary())
+                self.ranks.wait()  # for rank 0, which has it on the disk
                 raise Stopped(f"Stopped after step {done} of {self.num_steps}: {reason}.",
                               do="Everything is saved; the same command goes on.")  # fmt: skip
         yield from self._finish(done, energy)
 
     def _begin_or_resume(self, init_from: Path | None) -> Generator[Event, None, int]:
         """Yields what happened and returns the number of steps that are done."""
-        found = checkpoints.load_newest(self.run.checkpoints)
+        found = checkpoints.load_newest(self.run.checkpoints) if self.ranks.is_first else None
         if self.begun is None:
-            engine = self.run.events.last("engine")
-            assert engine is not None  # written by choose_engine
-            yield engine
+            yield self.run.events.last("engine") or {}  # written by choose_engine
             yield self._log("text_report", report=dict(self.task.report))
             yield self._log(
                 "start", recipe=self.recipe.name, steps=self.num_steps, device=str(self.device),
@@ -185,50 +197,60 @@ class Session:
             )  # fmt: skip
             for message in (*self.task.warnings, *self.task.batches.warnings):
                 yield self._log("warning", message=message)
-        if found is None:
+        saved = self.ranks.decide(lambda: None if found is None else (found.step, found.state))
+        masters, spread = self.weights.masters, self.ranks.spread
+        if saved is None:
             if init_from is not None:
-                yield self._log("warning", message=start_from(self.weights, init_from))
+                whole, message = self.ranks.gather(masters), ""
+                if self.ranks.is_first:
+                    whole, message = start_from(whole, init_from)
+                self.weights.load(spread(whole, masters))
+                yield self._log("warning", message=message)
             if self.begun is not None:
                 yield self._log("resumed", step=0, lost_steps=0, findings=[])
             return 0
-        checkpoints.check_fits(found.state["model"], self.task.config.model_dump(mode="json"))
-        self.weights.load(found.tensors["model"])
-        restore_state(self.optimizers, self.weights.masters, found.tensors["optimizer"])
-        self.consumed = found.state["consumed"]
+        step, state = saved
+        checkpoints.check_fits(state["model"], self.task.config.model_dump(mode="json"))
+        self.weights.load(spread(found.tensors["model"] if found else {}, masters))
+        restore_state(self.optimizers, masters, spread(found.tensors["optimizer"] if found else {}, masters))
+        self.consumed = state["consumed"]
         self.meter = Meter(
             self.task.flops_per_token,
             self.meter.ceiling,
-            tokens=found.state["tokens"],
-            seconds=found.state["seconds"],
+            tokens=state["tokens"],
+            seconds=state["seconds"],
         )
-        yield self._log(
-            "resumed", step=found.step, lost_steps=found.lost_steps, findings=[str(f) for f in found.findings]
-        )
-        return found.step
+        lost, findings = (found.lost_steps, found.findings) if found else (0, [])
+        yield self._log("resumed", step=step, lost_steps=lost, findings=[str(f) for f in findings])
+        return int(step)
 
     def _validate(self, step: int, *, whole: bool) -> Iterator[Event]:
         """Mean loss on what is held out, each target predicted once, without smoothing. With the training step's
         own code and gradients on, so that nothing is compiled a second time; no gradient is taken."""
-        rows = self.recipe.train.batch // self.recipe.train.accumulate
+        rows = self.recipe.train.batch // self.recipe.train.accumulate // self.ranks.count
         limit = None if whole else self.recipe.train.validation_tokens
-        nats, num_targets, num_bytes = 0.0, 0, 0
-        with self._without_dropout():
-            for batch in self.task.validation(rows):
+        nats, num_targets, num_bytes = 0.0, 0.0, 0.0
+        with self._without_dropout(), torch.set_grad_enabled(not self.ranks.sharded):
+            for batch, counts in self.ranks.deal(_at_most(limit, self.task.validation(rows))):
                 for arrays in micro_batches(batch, 1, self.device):
-                    nats += self.plain_loss_of(**arrays).item() * batch.num_targets
-                num_targets += batch.num_targets
-                num_bytes += self.task.num_bytes(batch) or 0
-                if limit is not None and num_targets >= limit:
-                    break
-            judged = self.task.judge(self.model, whole=whole)
+                    nats += self.plain_loss_of(**arrays).item() * batch.num_targets * counts
+                num_targets += batch.num_targets * counts
+                num_bytes += (self.task.num_bytes(batch) or 0) * counts
+            model = self._whole()
+            judged = self.task.judge(model, whole=whole) if self.ranks.is_first else {}
+        nats, num_targets, num_bytes = self.ranks.total(nats, num_targets, num_bytes)
         self.meter.saw_ceiling(self._ceiling())
         if num_targets:
-            bits = {"bits_per_byte": bits_per_byte(nats, num_bytes), "bytes": num_bytes} if num_bytes else {}
+            bits = (
+                {"bits_per_byte": bits_per_byte(nats, int(num_bytes)), "bytes": int(num_bytes)}
+                if num_bytes
+                else {}
+            )
             yield self._log(
                 "validation",
                 step=step,
                 loss=nats / num_targets,
-                tokens=num_targets,
+                tokens=int(num_targets),
                 whole=whole,
                 **bits,
                 **judged,
@@ -236,16 +258,20 @@ class Session:
 
     def _sample(self, step: int) -> Iterator[Event]:
         with self._without_dropout():
-            for event in self.task.samples(self.model):
+            model = self._whole()
+            for event in self.task.samples(model) if self.ranks.is_first else ():
                 yield self.run.events.append(event.pop("event"), step=step, **event)
 
     def _save(self, step: int, *, must: bool) -> Event:
         """A checkpoint. One that fails between is a warning: training goes on, and the older ones are there."""
         began = time.perf_counter()
+        masters = self.weights.masters
         tensors = {
-            "model": {name: master.detach() for name, master in self.weights.masters.items()},
-            "optimizer": state_tensors(self.optimizers, self.weights.masters),
+            "model": self.ranks.gather(masters),
+            "optimizer": self.ranks.gather(state_tensors(self.optimizers, masters)),
         }
+        if not self.ranks.is_first:
+            return self._log("checkpoint", step=step)
         state = {
             "model": self.task.config.model_dump(mode="json"),
             "consumed": self.consumed,
@@ -253,9 +279,7 @@ class Session:
             "seconds": self.meter.seconds,
         }
         try:
-            path = checkpoints.save(
-                self.run.checkpoints, step, _on_cpu(tensors), state, keep=self.recipe.train.keep
-            )
+            path = checkpoints.save(self.run.checkpoints, step, tensors, state, keep=self.recipe.train.keep)
         except RunError as error:
             if must:
                 raise
@@ -268,15 +292,21 @@ class Session:
     def _finish(self, step: int, energy: float | None) -> Iterator[Event]:
         """After the last checkpoint: the finished model, all that is measured on it, and the report."""
         if self.recipe.train.average > 1:
-            mean, steps = checkpoints.mean(self.run.checkpoints, self.recipe.train.average)
-            self.weights.load(mean)
+            mean: dict[str, torch.Tensor] = {}
+            steps: list[int] = []
+            if self.ranks.is_first:
+                mean, steps = checkpoints.mean(self.run.checkpoints, self.recipe.train.average)
+            self.weights.load(self.ranks.spread(mean, self.weights.masters))
             yield self._log("averaged", step=step, steps=steps)
         yield from self._validate(step, whole=True)
         yield from self._sample(step)
+        model = self._whole()
+        if not self.ranks.is_first:
+            return
         self.weights.settle()
-        self.model.eval()
-        self.task.save(self.run.model, self.model)
-        for event in self.task.findings(self.model):
+        model.eval()
+        self.task.save(self.run.model, model)
+        for event in self.task.findings(model):
             yield self._log(event.pop("event"), **event)
         now = joules()
         used = {} if energy is None or now is None else {"joules": now - energy}
@@ -298,9 +328,14 @@ class Session:
         }
 
     def _ceiling(self) -> float:
-        """What the bare products reach at this moment."""
-        rows = self.task.batches.tokens_per_batch // self.recipe.train.accumulate
-        return matmul_ceiling(self.task.matrices.values(), rows, self.choice.precision, self.choice.device)
+        """What the bare products reach at this moment, on all ranks together."""
+        rows = self.task.batches.tokens_per_batch // self.recipe.train.accumulate // self.ranks.count
+        mine = matmul_ceiling(self.task.matrices.values(), rows, self.choice.precision, self.choice.device)
+        return self.ranks.total(mine)[0]
+
+    def _whole(self) -> nn.Module:
+        """The model with all its weights, to be looked at; on rank 0."""
+        return self.ranks.whole(self.model, self.weights, lambda: self.task.build(self.device))
 
     @contextlib.contextmanager
     def _without_dropout(self) -> Iterator[None]:
@@ -313,7 +348,8 @@ class Session:
 
     def _warm_up(self) -> None:
         """Compile, and touch all memory, before the clock runs: one gradient that no weight sees."""
-        parts = micro_batches(self.task.batches.batch(0), self.recipe.train.accumulate, self.device)
+        batch = self.ranks.rows(self.task.batches.batch(0))
+        parts = micro_batches(batch, self.recipe.train.accumulate, self.device)
         with on_all_cores():
             loss = self.loss_of(**next(parts))
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -324,8 +360,14 @@ class Session:
         return self.run.events.append(name, **fields)
 
 
-def _on_cpu(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
-    return {stem: {name: value.cpu() for name, value in group.items()} for stem, group in tensors.items()}
+def _at_most(num_targets: int | None, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The first batches, until so many targets are in them."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.num_targets
+        if num_targets is not None and seen >= num_targets:
+            return
 
 
 def _number(path: Path) -> int:

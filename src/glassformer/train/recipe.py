@@ -7,6 +7,7 @@ task = "language"             what is learned, which decides what [data] and [mo
 [train]                       how long, how much at a time, what to keep
 [optimizer] [schedule]        how weights change
 [engine]                      how this machine is used; `auto` measures
+[parallel]                    how the work is divided over ranks
 
     task        model              learns
     language    decoder            to go on with a text
@@ -38,6 +39,7 @@ from glassformer.train.config import (
     About,
     EngineConfig,
     OptimizerConfig,
+    ParallelConfig,
     ScheduleConfig,
     TrainConfig,
 )
@@ -56,6 +58,23 @@ class BaseRecipe(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> Self:
+        if self.parallel.shard == 1:
+            return self
+        problems = []
+        if self.optimizer.kind in WHOLE_MATRICES:
+            problems.append(
+                f"optimizer.kind '{self.optimizer.kind}' needs whole matrices, but parallel.shard divides them; "
+                "take adamw, or shard = 1"
+            )
+        if self.engine.compile == "on":
+            problems.append("engine.compile 'on' has no effect with parallel.shard: sharded steps are eager")
+        if problems:
+            raise Clash(problems)
+        return self
 
     @property
     def loss_unit(self) -> str:
@@ -203,6 +222,8 @@ RECIPES: dict[str, type[AnyRecipe]] = {
     "classify": TableRecipe, "regress": TableRecipe, "marks": TableRecipe,
 }  # fmt: skip
 TARGETS: dict[str, Targets] = {"classify": "classes", "regress": "numbers", "marks": "marks"}
+WHOLE_MATRICES = ("muon", "adafactor")
+"""Optimisers that look at a whole matrix, not at one weight after the other."""
 _KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder", "label": "encoder"}
 _DEMOS = {
     "language": "demo", "translate": "demo-translate", "mask": "demo-mask", "label": "demo-label",

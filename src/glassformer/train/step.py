@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glassformer.errors import GlassformerError
 from glassformer.train.optimizers import set_rates
+from glassformer.train.parallel import ALONE, Ranks
 from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
 
@@ -42,20 +43,23 @@ def update(
     clip: float | None,
     accumulate: int = 1,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Update:
     """Change the weights once, to predict `batch` better. `rate` is the schedule's factor.
+
+    Each of `ranks` takes its rows; the sums over them are those of one rank that takes all.
 
     Raises Diverged, before any weight changes, where loss or gradient is not finite.
     """
     loss = torch.zeros((), device=device)
     weights.zero_gradients()
-    for arrays in micro_batches(batch, accumulate, device):
+    for arrays in micro_batches(ranks.rows(batch), accumulate, device):
         part = loss_of(**arrays)  # predict, compare
         part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
         weights.collect()
         loss += part.detach()
-    norm = torch.stack(torch._foreach_norm(weights.gradients)).norm()
-    found = Update(*torch.stack([loss, norm]).tolist())
+    ranks.sum_gradients(weights)
+    found = Update(*torch.stack([ranks.sum(loss), ranks.norm(weights.gradients)]).tolist())
     if not (math.isfinite(found.loss) and math.isfinite(found.grad_norm)):
         raise Diverged(
             f"The loss is {found.loss} and the length of the gradient {found.grad_norm}; no weight was changed.",
