@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,21 +94,26 @@ def train(
         )
     note(f"run: {folder}")
     sink = None if track is None else open_sink(track, folder)
-    with Progress(folder) as progress:
-        listener: Callable[[dict[str, Any]], None] = _print_event if json else progress.event
-        for event in gf.training(
-            recipe,
-            base=base,
-            run=folder,
-            fresh=fresh,
-            init_from=init_from,
-            accept_data=accept_data,
-            stop_after=seconds,
-            progress=progress.message,
-        ):
-            listener(event)
-            if sink is not None:
-                sink(event)
+    try:
+        with Progress(folder) as progress:
+            listener: Callable[[dict[str, Any]], None] = _print_event if json else progress.event
+            for event in gf.training(
+                recipe,
+                base=base,
+                run=folder,
+                fresh=fresh,
+                init_from=init_from,
+                accept_data=accept_data,
+                stop_after=seconds,
+                progress=progress.message,
+            ):
+                listener(event)
+                if sink is not None:
+                    sink(event)
+    except Stopped:
+        if world.count > 1:
+            _end_in_peace()
+        raise
     if sink is not None and (missed := sink.close()):
         note(missed)
     if not json:
@@ -124,8 +130,14 @@ def _take_part(events: Iterator[dict[str, Any]]) -> int | None:
         for _ in events:
             pass
     except Stopped as stopped:
+        _end_in_peace()
         return stopped.exit_code
     return None
+
+
+def _end_in_peace() -> None:
+    """All ranks end now, each with its exit code; the launcher would terminate those a moment later than the first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:

@@ -44,6 +44,8 @@ def prepare_process(threads: int | None = None) -> None:
             os.environ["OMP_NUM_THREADS"] = str(threads)
         for name, value in thread_settings(cores()).items():
             os.environ.setdefault(name, value)
+        if "RANK" in os.environ:  # what torch's C++ warns of while ranks meet, meeting.py says in a sentence
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     keep_pages()
 
 

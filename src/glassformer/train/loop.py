@@ -81,8 +81,8 @@ def training(
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
     with (
-        Interrupt(stop_after).listening() as interrupt,
         joined(recipe.parallel, pick_device(recipe.engine.device), progress) as ranks,
+        Interrupt(stop_after).listening() as interrupt,
     ):
         check_division(recipe, ranks.count)
         tell = interrupt.before_the_first_step(progress if ranks.is_first else lambda message: None)

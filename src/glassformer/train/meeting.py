@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -67,7 +68,7 @@ def _reach(
     said = False
     while True:
         try:
-            return open_store(PATIENCE)
+            return _at_most(min(PATIENCE, max(1.0, end - time.monotonic())), open_store)
         except RuntimeError as error:
             if keeps:
                 raise UsageError(
@@ -84,6 +85,27 @@ def _reach(
                 said = True
                 say(f"rank {world.rank} waits for rank 0 at {_address(world)}: {_reason(error)}")
             time.sleep(0.2)
+
+
+def _at_most(seconds: float, open_store: Callable[[float], S]) -> S:
+    """torch waits for ever where something else listens, and no signal reaches it there: so beside this thread."""
+    found: list[S] = []
+    failed: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            found.append(open_store(seconds))
+        except Exception as error:
+            failed.append(error)
+
+    beside = threading.Thread(target=attempt, daemon=True)
+    beside.start()
+    beside.join(seconds + 1)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise RuntimeError("timed out")
+    return found[0]
 
 
 def _missing(world: World, store: Store) -> str:

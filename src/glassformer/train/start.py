@@ -237,9 +237,10 @@ def _speed(candidate: Candidate, tokens: int) -> float | None:
 
 
 def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself."""
+    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself,
+    nor how the work is divided."""
     train = recipe["train"]
-    watching = {"checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
+    watching = {"accumulate", "checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
     watching |= {name for name in train if name.startswith("sample_")}
     kept_out = ("about", "name", "train", "engine", "parallel")
     kept = {key: value for key, value in recipe.items() if key not in kept_out}
