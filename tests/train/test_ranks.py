@@ -74,9 +74,9 @@ def assert_same_curve(trainer: Trainer, run: str, other: str, tolerance: float =
     left, right = (load_file(trainer.run(name).model / "model.safetensors") for name in (run, other))
     assert left.keys() == right.keys()
     for name in left:
-        assert right[name] == pytest.approx(left[name], abs=2e-4), (
+        assert right[name] == pytest.approx(left[name], abs=max(2e-4, 5 * tolerance)), (
             name
-        )  # Adam divides tiny gradients by themselves
+        )  # see docs/ranks.md
 
 
 @pytest.fixture(scope="module")
