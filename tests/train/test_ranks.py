@@ -7,6 +7,7 @@ Ranks are real processes with torch's gloo between them, begun as by hand (RANK,
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,14 +20,18 @@ import pytest
 from safetensors.numpy import load_file
 from trainer import Ended, Trainer
 
+import glassformer as gf
 from glassformer.errors import ConfigError
 from glassformer.train.world import World
 
+SOURCE = Path(gf.__file__).parents[1]
 AT_STEP_5 = 'writes: "event": "step"+"step": 5,'
 PLAIN = ("--model.dropout", "0", "--train.batch", "8", "--train.validation_tokens", "100000")
 ONE = (*PLAIN, "--train.accumulate", "4")
 TOLERANCE = 2e-6
-"""Of losses around 5, relative: a few units in the last place of float32."""
+"""Of losses and gradients, relative: a few units in the last place of float32."""
+IN_BFLOAT16 = 2e-3
+"""With Muon, which rounds each momentum to bfloat16: a last digit more or less of the sum may round the other way."""
 
 
 def free_port() -> int:
@@ -58,20 +63,20 @@ def ranks(
     return [trainer.end(pid, number) for pid, number in reversed(begun)]
 
 
-def assert_same_curve(trainer: Trainer, run: str, other: str) -> None:
+def assert_same_curve(trainer: Trainer, run: str, other: str, tolerance: float = TOLERANCE) -> None:
     one, many = trainer.story(run), trainer.story(other)
     assert many["consumed"] == one["consumed"]  # the same samples, in the same order
     for kind in ("steps", "validation"):
         assert len(one[kind]) == len(many[kind])
         for expected, found in zip(one[kind], many[kind], strict=True):
-            assert found == pytest.approx(expected, rel=TOLERANCE)
+            assert found == pytest.approx(expected, rel=tolerance)
     assert many["samples"] == one["samples"]
     left, right = (load_file(trainer.run(name).model / "model.safetensors") for name in (run, other))
     assert left.keys() == right.keys()
     for name in left:
-        assert right[name] == pytest.approx(left[name], abs=2e-4), (
+        assert right[name] == pytest.approx(left[name], abs=max(2e-4, 5 * tolerance)), (
             name
-        )  # Adam divides tiny gradients by themselves
+        )  # see docs/ranks.md
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,7 @@ def test_every_mesh_gives_the_curve_of_one_rank_with_more_accumulation(
     ended = ranks(one, count, run, *PLAIN, *options)
     assert [end.exit for end in ended] == [0] * count, ended[0].said
     assert not any(end.events for end in ended[1:])  # rank 0 alone tells
-    assert_same_curve(one, f"one-{kind}", run)
+    assert_same_curve(one, f"one-{kind}", run, IN_BFLOAT16 if kind == "muon" else TOLERANCE)
 
 
 @pytest.mark.parametrize("shard", ["1", "all"])
@@ -193,7 +198,8 @@ def test_what_needs_whole_matrices_is_not_sharded(one: Trainer) -> None:
 
 def launched(trainer: Trainer, *command: str, stop: Path | None = None) -> tuple[int, str]:
     """Exit code and stderr of a launcher; with `stop`, SIGTERM once there is a checkpoint there."""
-    environment = {**os.environ, "GLASSFORMER_HOME": str(trainer.home), "OMP_NUM_THREADS": "1"}
+    here = {"GLASSFORMER_HOME": str(trainer.home), "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **here}
     with (trainer.folder / "said").open("w+") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=trainer.folder, env=environment,
@@ -216,9 +222,18 @@ def test_ranks_and_torchrun_start_the_same_run_and_a_signal_to_the_launcher_stop
     code, said = launched(one, *train, *long, "--ranks", "2", stop=one.folder / "launched")
     assert code == 75 and "SIGTERM was received" in said and "Traceback" not in said, said
     code, said = launched(
-        one, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+        one, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
         *train, *long, "--stop-after", "0s",
     )  # fmt: skip
     assert "step 0" not in said and "--stop-after is over" in said, said
-    stopped = [event["steps"] for event in one.run("launched").events.read() if event["event"] == "stopped"]
-    assert len(stopped) == 2 and stopped[1] == stopped[0] + 1
+    saved = [event["step"] for event in one.run("launched").events.curve("checkpoint")]
+    assert saved[-1] == saved[-2] + 1  # one step more
+
+
+def test_only_three_files_know_torchs_distributed_engine() -> None:
+    allowed = {"train/parallel.py", "train/launch.py", "run/checkpoints.py"}
+    imports = re.compile(r"^\s*(from|import) torch(\.|\._C\._|.* import )distributed", re.M)
+    files = [
+        path for path in (SOURCE / "glassformer").rglob("*.py") if imports.search(path.read_text("utf-8"))
+    ]
+    assert {str(path.relative_to(SOURCE / "glassformer")) for path in files} <= allowed and files
