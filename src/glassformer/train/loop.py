@@ -101,8 +101,12 @@ def training(
 
 
 def find_unfinished(recipe: AnyRecipe, root: Path = Path("runs")) -> Path | None:
-    """The newest run of just this recipe that has not come to its end: the same command again goes on."""
-    runs = [run for run in Run.list(root) if run.recipe == recipe.resolved()] if root.is_dir() else []
+    """The newest run of just this recipe that has not come to its end: the same command again goes on, also when
+    the work is divided otherwise."""
+    wanted = {**recipe.resolved(), "parallel": None}
+    runs = (
+        [run for run in Run.list(root) if {**run.recipe, "parallel": None} == wanted] if root.is_dir() else []
+    )
     open_runs = [
         run.path
         for run in runs

@@ -54,7 +54,7 @@ class Cause:
         if self.exit_code == Stopped.exit_code:
             return Stopped(self.what)
         return RankFailed(
-            f"Rank {self.rank} failed: {self.what}",
+            f"Rank {self.rank} failed: {self.what.rstrip('.')}.",
             do="The run ends with it; mend that, and the same command goes on from the last checkpoint.",
         )
 
@@ -119,7 +119,7 @@ class Watch:
                     continue
                 found = Cause(*json.loads(self._store.get(_CAUSE)))
             except RuntimeError:
-                found = Cause(0, "it, or the launcher, is no longer there", 1)
+                found = Cause(0, "it or the launcher is no longer there", 1)
             self._found = found
             self._seen.set()
             if not self._ended.wait(GRACE):
