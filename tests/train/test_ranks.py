@@ -54,7 +54,7 @@ def ranks(
         plans: tuple[dict[str, Any], ...] = ()
         if deed and rank == 0:
             plans = ({"at": at, "do": f"{deed} {begun[0][0]}"},)
-        pid = trainer.start(run, *more, plans=plans, **place(rank, count, port))
+        pid = trainer.start(run or None, *more, plans=plans, **place(rank, count, port))
         begun.append((pid, trainer.count - 1))
     if deed == "SIGSTOP":
         first = trainer.end(*begun[-1])
@@ -121,6 +121,13 @@ def test_a_run_goes_from_one_rank_to_two_and_back_with_the_same_curve_and_order(
     last = one(run, *options)
     assert last.exit == 0 and 3 < stopped[0].all("resumed")[0]["step"] + 1 < last.all("resumed")[0]["step"]
     assert_same_curve(one, "one-adamw", run)
+
+
+def test_the_same_command_with_the_work_divided_otherwise_goes_on_in_the_same_folder(one: Trainer) -> None:
+    assert one(None, *PLAIN, "--stop-after", "0s").exit == 75
+    last = ranks(one, 2, "", *PLAIN, "--parallel.shard", "all")  # no --run: rank 0 finds the folder
+    assert [end.exit for end in last] == [0, 0] and last[0].all("resumed")
+    assert [path.name for path in (one.folder / "runs").iterdir()] == ["tiny-1"]
 
 
 def test_a_signal_to_any_rank_stops_all_after_the_same_step_with_everything_saved(one: Trainer) -> None:
