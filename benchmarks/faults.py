@@ -24,6 +24,7 @@ import torch
 from glassformer.train import start
 from glassformer.train.config import FaultsConfig
 from glassformer.train.loop import Session
+from glassformer.train.ranks import ALONE
 from glassformer.train.recipe import load_recipe
 from glassformer.train.spikes import Watch
 from glassformer.train.step import update
@@ -55,7 +56,10 @@ def prepare(folder: Path, batch: int, layers: int, width: int) -> Session:
     })  # fmt: skip
     task = start.open_task(recipe, folder, lambda message: None)
     return Session(
-        task, start.open_run(task, folder / "run", fresh=False, accept_data=False), lambda message: None
+        task,
+        start.open_run(task, folder / "run", fresh=False, accept_data=False),
+        lambda message: None,
+        ALONE,
     )
 
 
@@ -70,7 +74,7 @@ def measure(session: Session, pairs: int) -> None:
         )  # fmt: skip
 
     def with_all() -> None:
-        session._step(step[0], 0.1)
+        session._step(step[0], session.task.batches.batch(step[0]), 0.1)
 
     times: dict[str, list[float]] = {"without": [], "all at every step": []}
     for number in range(pairs + 1):

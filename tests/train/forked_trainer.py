@@ -7,8 +7,9 @@ It forks from a process that has loaded torch, because loading it takes longer t
 
 A plan is what befalls the process, at a moment that is the same every time: `{"at": moment, "do": deed}`.
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
-the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, `limit N`
-(no file may grow beyond N bytes, as on a full disk) or `lift` (it may again).
+the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
+where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk) or `lift` (it may
+again). A process that gets SIGPROF runs out of memory wherever it is just then.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ def happen(deed: str) -> None:
     elif name == "lift":
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     else:
-        os.kill(os.getpid(), signal.Signals[name])
+        os.kill(int(number or os.getpid()), signal.Signals[name])
+
+
+def no_memory(number: int, frame: object) -> None:
+    raise MemoryError("not even 3 bytes")
 
 
 class Watched(io.TextIOWrapper):
@@ -72,6 +77,7 @@ class Watched(io.TextIOWrapper):
 
 def work(request: dict[str, Any]) -> None:
     plans = Plans(request["plans"])
+    signal.signal(signal.SIGPROF, no_memory)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     sys.stdout, sys.stderr = Watched(request["out"], plans), Watched(request["err"], plans)

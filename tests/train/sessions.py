@@ -15,6 +15,7 @@ from glassformer.run.folder import Run
 from glassformer.train import start
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.loop import Session
+from glassformer.train.ranks import ALONE
 from glassformer.train.recipe import load_recipe
 from glassformer.train.task import Batch, Event
 
@@ -82,7 +83,7 @@ class Breaker:
         task = start.open_task(recipe, self.folder, lambda message: None)
         folder = start.open_run(task, self.folder / run, fresh=False, accept_data=False)
         with folder.lock():
-            yield Session(task, folder, lambda message: None)
+            yield Session(task, folder, lambda message: None, ALONE)
 
     def __call__(
         self,

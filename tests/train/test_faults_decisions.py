@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from glassformer.train.config import FaultsConfig, OptimizerConfig
 from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.loop import Session
+from glassformer.train.ranks import Ranks
 from glassformer.train.step import Diverged, Update
 from glassformer.train.task import Event
 from glassformer.train.weights import Weights
@@ -154,6 +156,13 @@ def test_the_stop_counts_only_faults_that_are_near() -> None:
     assert guard.quarantined == {5: [5], 15: [15]}
 
 
+class Another(Ranks):
+    """A rank that says of everything that it is so with it."""
+
+    def hear(self, word: Any) -> list[Any]:
+        return [word, True]
+
+
 def test_many_ranks_agree_that_a_weight_of_one_is_not_finite() -> None:
     """What only one rank sees is asked of all: here the other one says so."""
     guard = Guard(
@@ -161,6 +170,6 @@ def test_many_ranks_agree_that_a_weight_of_one_is_not_finite() -> None:
         OptimizerConfig(),
         Weights(torch.nn.Linear(2, 2), "fp32"),
         [],
-        anywhere=lambda here: True,
+        ranks=Another(),
     )
     assert guard.damaged()

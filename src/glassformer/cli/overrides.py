@@ -55,3 +55,5 @@ class Overrides(TextOverrides):
     """--engine.KEY VALUE: how this machine is used."""
     faults: Values = None
     """--faults.KEY VALUE: what to do about numbers that would spoil the weights."""
+    parallel: Values = None
+    """--parallel.KEY VALUE: how the work is divided over ranks."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter, validators
 
 import glassformer as gf
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.progress import Progress
 from glassformer.cli.terminal import counted, document, facts, note
-from glassformer.train.launch import prepare_process
+from glassformer.errors import Stopped
+from glassformer.train.launch import prepare_process, start_ranks
 from glassformer.train.recipe import AnyRecipe
+from glassformer.train.world import World, check_division, check_ranks
 
 _NO_OVERRIDES = Overrides()
 _NEXT = {
@@ -36,10 +42,11 @@ def train(
     stop_after: str | None = None,
     track: str | None = None,
     threads: int | None = None,
+    ranks: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     dry_run: bool = False,
     json: bool = False,
     overrides: Overrides = _NO_OVERRIDES,
-) -> None:
+) -> int | None:
     """Train a model. The same command again goes on where the run stopped.
 
     Args:
@@ -54,6 +61,7 @@ def train(
         stop_after: Stop after this long (90s, 55m, 2h) with everything saved; exit code 75.
         track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
         threads: Threads to compute with; as many as there are cores.
+        ranks: Train in this many processes on this machine, as torchrun --nproc-per-node would start them.
         dry_run: Say what the run would be, and train nothing.
         json: Events as JSON lines on stdout; the last one sums up the run.
     """
@@ -63,6 +71,11 @@ def train(
     recipe, base = gf.load_recipe(
         what, overrides.dotted(), task=task
     )  # what is wrong with it is told at once
+    world = World.here()
+    check_ranks(ranks, world)
+    check_division(recipe, ranks or world.count)
+    if ranks is not None and ranks > 1 and world.count == 1 and not dry_run:
+        return start_ranks(ranks, sys.argv[1:])
     prepare_process(threads)
     if init_from is not None:
         from glassformer.train.beginning import recipe_for
@@ -70,28 +83,37 @@ def train(
         recipe, base = recipe_for(what, overrides.dotted(), task=task, init_from=init_from)
     if dry_run:
         _plan(recipe, base, json=json)
-        return
+        return None
     from glassformer.run.sinks import open_sink
-    from glassformer.train.loop import find_unfinished, next_run_folder
+    from glassformer.train.beginning import find_unfinished, next_run_folder
 
     folder = run or (None if fresh else find_unfinished(recipe)) or next_run_folder(recipe.name)
+    if not world.is_first:
+        return _take_part(
+            gf.training(recipe, base=base, run=folder, init_from=init_from, stop_after=seconds, progress=note)
+        )
     note(f"run: {folder}")
     sink = None if track is None else open_sink(track, folder)
-    with Progress(folder) as progress:
-        listener: Callable[[dict[str, Any]], None] = _print_event if json else progress.event
-        for event in gf.training(
-            recipe,
-            base=base,
-            run=folder,
-            fresh=fresh,
-            init_from=init_from,
-            accept_data=accept_data,
-            stop_after=seconds,
-            progress=progress.message,
-        ):
-            listener(event)
-            if sink is not None:
-                sink(event)
+    try:
+        with Progress(folder) as progress:
+            listener: Callable[[dict[str, Any]], None] = _print_event if json else progress.event
+            for event in gf.training(
+                recipe,
+                base=base,
+                run=folder,
+                fresh=fresh,
+                init_from=init_from,
+                accept_data=accept_data,
+                stop_after=seconds,
+                progress=progress.message,
+            ):
+                listener(event)
+                if sink is not None:
+                    sink(event)
+    except Stopped:
+        if world.count > 1:
+            _end_in_peace()
+        raise
     if sink is not None and (missed := sink.close()):
         note(missed)
     if not json:
@@ -99,6 +121,23 @@ def train(
         shown = counted({**done.summary(), **done.judged()}, done.unit)
         facts({**shown, "run": folder, "report": folder / "report.html"})
         note(f"\n{_NEXT[recipe.task].format(folder)}")
+    return None
+
+
+def _take_part(events: Iterator[dict[str, Any]]) -> int | None:
+    """As another rank than the first, which shows and says everything; only an error is this rank's to tell."""
+    try:
+        for _ in events:
+            pass
+    except Stopped as stopped:
+        _end_in_peace()
+        return stopped.exit_code
+    return None
+
+
+def _end_in_peace() -> None:
+    """All ranks end now, each with its exit code; the launcher would terminate those a moment later than the first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:

@@ -136,6 +136,16 @@ class Events:
             del self._waiting[0]
 
 
+class Unwritten(Events):
+    """The events of a process that takes part in a run which another one writes: none stays."""
+
+    def append(self, name: str, **fields: Any) -> dict[str, Any]:
+        return {"event": name, **fields}
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        yield from ()
+
+
 def _supersedes(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     same = new["step"] == old["step"] and new.get("prompt") == old.get("prompt")
     return bool(same or new["step"] < old["step"])

@@ -31,7 +31,7 @@ import tomli_w
 from glassformer.errors import RunError, RunLocked
 from glassformer.files import write_json, write_text
 from glassformer.run import checkpoints
-from glassformer.run.events import Events
+from glassformer.run.events import Events, Unwritten
 from glassformer.run.exports import verify_model
 from glassformer.run.sealed import Finding
 from glassformer.units import show_count, show_flops, show_seconds
@@ -110,6 +110,13 @@ class Run:
         except ValueError as error:
             raise RunError(f"The recipe or manifest in {path} cannot be read: {error}.") from None
         return cls(path, recipe, manifest)
+
+    @classmethod
+    def unwritten(cls, path: Path, recipe: Mapping[str, Any]) -> Run:
+        """The run for a process that takes part in it and neither reads nor writes the folder, which may be far."""
+        run = cls(path, _without_none(recipe), {})
+        run.events = Unwritten(path / EVENTS)
+        return run
 
     @classmethod
     def list(cls, root: Path) -> list[Run]:

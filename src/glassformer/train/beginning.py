@@ -1,4 +1,4 @@
-"""Where training begins when it is not from nothing: another model's weights, and what has to go with them.
+"""Where training begins: the folder, and when it is not from nothing, another model's weights and what goes with them.
 
 A recipe of one's own says what the model is, and of the weights those that fit are taken. For texts of one's own the
 recipe is made up, so the model's sizes and its tokenizer are the other model's: whatever `load` opens, a run, a model
@@ -7,16 +7,19 @@ folder, one of Hugging Face's or a .gguf file, is trained on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from glassformer.errors import RunError
 from glassformer.files import cache_folder
 from glassformer.run import checkpoints
+from glassformer.run.folder import Run
 from glassformer.run.tensors import read_tensors
-from glassformer.train.recipe import LoadedRecipe, load_recipe, names_a_recipe
-from glassformer.train.weights import Weights
+from glassformer.train.recipe import AnyRecipe, LoadedRecipe, load_recipe, names_a_recipe
 from glassformer.use.load import NETWORK, WEIGHTS, load, model_type
 
 
@@ -40,8 +43,30 @@ def recipe_for(
     return load_recipe(what, {"tokenizer.path": str(kept), **theirs, **overrides}, task=task)
 
 
-def start_from(weights: Weights, path: Path) -> str:
-    """Set every weight that fits from a model, a run or a .safetensors file; says what became of each."""
+def find_unfinished(recipe: AnyRecipe, root: Path = Path("runs")) -> Path | None:
+    """The newest run of just this recipe that has not come to its end: the same command again goes on, also when
+    the work is divided otherwise, and with it what can be done about faults."""
+    if not root.is_dir():
+        return None
+    may_change = {"parallel": None, "faults": None}
+    wanted = {**recipe.resolved(), **may_change}
+    open_runs = [
+        run.path
+        for run in Run.list(root)
+        if {**run.recipe, **may_change} == wanted
+        and run.summary()["status"] in ("new", "stopped", "killed")
+        and not run.in_use()
+    ]
+    return max(open_runs, key=_number, default=None)
+
+
+def next_run_folder(name: str, root: Path = Path("runs")) -> Path:
+    """`runs/<name>-<n>`, the first n that is free."""
+    return next(path for n in itertools.count(1) if not (path := root / f"{name}-{n}").exists())
+
+
+def start_from(wanted: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
+    """(`wanted`, every weight that fits taken from a model, a run or a .safetensors file; what became of each)."""
     ours = [
         folder for folder in (path, path / "model") if (model_type(folder) or "").startswith("glassformer")
     ]
@@ -57,18 +82,20 @@ def start_from(weights: Weights, path: Path) -> str:
                 do="Give a run, a model folder, a .gguf or a .safetensors file.",
             )
         saved = newest.tensors["model"]
-    wanted = {name: master.detach() for name, master in weights.masters.items()}
     matching, report = checkpoints.matching_tensors(saved, wanted)
     if not matching:
         raise RunError(f"No tensor of {path} fits this model.", do="Compare the two configurations.")
-    weights.load(wanted | matching)
     missed = [f"{row['tensor']} ({row['outcome']})" for row in report if row["outcome"] != "loaded"]
-    return f"starts from {path.name}: {len(matching)} tensors loaded" + (
-        f"; not {', '.join(missed)}" if missed else ""
-    )
+    message = f"starts from {path.name}: {len(matching)} tensors loaded"
+    return {**wanted, **matching}, message + (f"; not {', '.join(missed)}" if missed else "")
 
 
 def _is_model(path: Path) -> bool:
     """Whether `load` opens it: a plain network has its own loader, and no tokenizer to take."""
     kinds = {model_type(path), model_type(path / "model")} - {None}
     return path.suffix == ".gguf" or bool(kinds - {NETWORK})
+
+
+def _number(path: Path) -> int:
+    tail = path.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else 0

@@ -1,5 +1,5 @@
 """What a recipe says about training, table by table: `[train]`, `[optimizer]`, `[schedule]`, `[engine]`, `[faults]`,
-`[about]`.
+`[parallel]`, `[about]`.
 
 No torch, so that it can be read and planned at once. `recipe.py` puts the tables together.
 """
@@ -151,3 +151,18 @@ class FaultsConfig(Config):
     """... for so many steps."""
     look_every: int = Field(50, ge=0)
     """Steps between looks for dead tensors, underflow and exploding logits; 0: never."""
+
+
+class ParallelConfig(Config):
+    """`[parallel]`: how the work is divided where there are several ranks. The curve is the same but for rounding."""
+
+    shard: int | Literal["all"] = 1
+    """Over so many ranks each weight is divided, with its gradient and what the optimiser remembers; all: over all."""
+    timeout: float = Field(300.0, gt=0)
+    """Seconds without a sign of life after which a rank is taken for dead; as long all wait for the last to begin."""
+
+    @model_validator(mode="after")
+    def _a_number_of_ranks(self) -> Self:
+        if self.shard != "all" and self.shard < 1:
+            raise ValueError(f"shard is {self.shard}; give a number of ranks from 1, or 'all'")
+        return self

@@ -11,7 +11,8 @@
 
 A decision is a function of the loss, the gradient's length, and what was decided before, and all that it depends on is
 part of every checkpoint. So a run that is killed and goes on decides as it did, and so do many ranks, which share these
-numbers; what only one of them can see, numbers in its own weights that are not finite, is asked of all by `anywhere`.
+numbers (`Ranks.agree`); what only one of them can see, numbers in its own weights that are not finite, is asked of all
+(`Ranks.anywhere`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from glassformer.train.health import Health
 from glassformer.train.memory import Memory, all_finite
 from glassformer.train.optimizers import state_tensors
 from glassformer.train.spikes import Kind, Watch
+from glassformer.train.ranks import ALONE, Ranks
 from glassformer.train.step import Update
 from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
@@ -95,10 +97,9 @@ class Guard:
         weights: Weights,
         optimizers: Sequence[torch.optim.Optimizer],
         *,
-        anywhere: Callable[[bool], bool] = bool,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`anywhere` says whether something is so on any rank."""
-        self.config, self.weights, self.optimizers, self.anywhere = config, weights, optimizers, anywhere
+        self.config, self.weights, self.optimizers, self.ranks = config, weights, optimizers, ranks
         self.watch, self.memory, self.health = Watch(config), Memory(), Health(optimizer)
         self.quarantined: dict[int, list[int]] = {}
         """Step -> the ids of the samples that are not learned from."""
@@ -127,7 +128,7 @@ class Guard:
                 self._noted.append(("warning", {"message": message}))
             every = self.config.remember_every
             if every and (self.memory.step is None or step % every == 0) and step != self.memory.step:
-                self.memory.keep(step, self.weights, self.optimizers, state())
+                self.memory.keep(step, self.weights, self.optimizers, state(), ranks=self.ranks)
             self.last = step
         if self.is_due(step):
             found_now = self.health.gradients(self.weights)
@@ -160,9 +161,10 @@ class Guard:
         return self.config.look_every > 0 and (step + 1) % self.config.look_every == 0
 
     def damaged(self) -> bool:
-        """Whether a weight, or what the optimiser remembers, is not finite."""
-        remembered = state_tensors(self.optimizers, self.weights.masters)
-        return self.anywhere(not all_finite([*self.weights.masters.values(), *remembered.values()]))
+        """Whether a weight, or what the optimiser remembers, is not finite, on whichever rank."""
+        mine, remembered = self.ranks.mine, state_tensors(self.optimizers, self.weights.masters)
+        tensors = [*mine(self.weights.masters).values(), *mine(remembered).values()]
+        return self.ranks.anywhere(not all_finite(tensors))
 
     def decide(
         self, fault: Fault, sample_ids: Callable[[int], list[int]], *, damaged: bool, earlier_too: bool

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from glassformer.errors import RunError, Stopped
 from glassformer.run import checkpoints
@@ -27,19 +28,21 @@ from glassformer.run.report import write_report
 from glassformer.seeds import derive
 from glassformer.stats import bits_per_byte
 from glassformer.train import start
-from glassformer.train.beginning import recipe_for, start_from
-from glassformer.train.engine import threads_of
+from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
+from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules, matmul_ceiling
 from glassformer.train.optimizers import build_optimizers, restore_state, state_tensors
+from glassformer.train.parallel import joined
+from glassformer.train.ranks import Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.recover import recover
 from glassformer.train.schedules import factor
 from glassformer.train.step import Update, micro_batches, update
-from glassformer.train.task import Event, Task
-from glassformer.train.weights import Weights
+from glassformer.train.task import Batch, Event, Task
+from glassformer.train.world import check_division
 
 
 def train(
@@ -80,67 +83,65 @@ def training(
 
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
-    with Interrupt(stop_after).listening() as interrupt:
-        tell = interrupt.before_the_first_step(progress)
+    with (
+        joined(recipe.parallel, pick_device(recipe.engine.device), progress) as ranks,
+        Interrupt(stop_after).listening() as interrupt,
+    ):
+        check_division(recipe, ranks.count)
+        tell = interrupt.before_the_first_step(progress if ranks.is_first else lambda message: None)
         with on_all_cores():
-            task = start.open_task(recipe, base, tell)
-            folder = start.open_run(task, run, fresh=fresh, accept_data=accept_data)
-        with folder.lock():
-            session = Session(task, folder, tell)
+            task = ranks.in_turn(lambda: start.open_task(recipe, base, tell))
+            if ranks.is_first:
+                folder = start.open_run(task, run, fresh=fresh, accept_data=accept_data)
+            else:
+                folder = Run.unwritten(run, recipe.resolved())
+        with folder.lock() if ranks.is_first else contextlib.nullcontext():
+            session = Session(task, folder, tell, ranks)
             with threads_of(session.choice):
-                yield from session.events(interrupt, init_from)
-
-
-def find_unfinished(recipe: AnyRecipe, root: Path = Path("runs")) -> Path | None:
-    """The newest run of just this recipe that has not come to its end: the same command again goes on."""
-    runs = [run for run in Run.list(root) if run.recipe == recipe.resolved()] if root.is_dir() else []
-    open_runs = [
-        run.path
-        for run in runs
-        if run.summary()["status"] in ("new", "stopped", "killed") and not run.in_use()
-    ]
-    return max(open_runs, key=_number, default=None)
-
-
-def next_run_folder(name: str, root: Path = Path("runs")) -> Path:
-    """`runs/<name>-<n>`, the first n that is free."""
-    return next(path for n in itertools.count(1) if not (path := root / f"{name}-{n}").exists())
+                for event in session.events(interrupt, init_from):
+                    if ranks.is_first:
+                        yield event
 
 
 class Session:
     """One process's part of a run: everything that training needs, set up once."""
 
-    def __init__(self, task: Task, run: Run, progress: Callable[[str], None]) -> None:
-        self.task, self.recipe, self.run = task, task.recipe, run
+    def __init__(self, task: Task, run: Run, progress: Callable[[str], None], ranks: Ranks) -> None:
+        self.task, self.recipe, self.run, self.ranks = task, task.recipe, run, ranks
         progress("choosing how to use this machine")
-        self.begun = run.events.last("start")
-        self.choice, step_seconds = start.choose_engine(task, run.events)
+        self.begun = ranks.decide(lambda: run.events.last("start"))
+        self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.count))
         progress(f"using {self.choice.name}")
         self.device = torch.device(self.choice.device)
         self.model = task.build(self.device)
-        self.weights = Weights(self.model, self.choice.precision)
+        self.weights = ranks.prepare(self.model, self.choice.precision)
         self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters)
-        self.guard = Guard(self.recipe.faults, self.recipe.optimizer, self.weights, self.optimizers)
+        self.guard = Guard(
+            self.recipe.faults, self.recipe.optimizer, self.weights, self.optimizers, ranks=ranks
+        )
         self.loss_of = start.loss_of(self.model, self.choice, self.recipe)
         self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
         self.meter = Meter(task.flops_per_token, self._ceiling())
+        self.noise = (ranks.rank,) if ranks.rank else ()
+        """What other ranks than the first add to the seed of dropout."""
         self.consumed = hashlib.sha256().hexdigest()
         """Digest of every sample seen, in order: two runs that agree here saw the same text."""
 
     def events(self, interrupt: Interrupt, init_from: Path | None) -> Iterator[Event]:
         """The whole run, from where it stands."""
         train = self.recipe.train
-        start.check_space(self.run, self.task)
+        if self.ranks.is_first:
+            start.check_space(self.run, self.task)
         done = yield from self._begin_or_resume(init_from)
         if done < self.num_steps:
             self._warm_up()
         energy = joules()
         while done < self.num_steps:
-            step = done
+            step, batch = done, self.task.batches.batch(done)
             rate = factor(self.recipe.schedule, step, self.num_steps) * self.guard.rate(step)
             try:
-                found = None if step in self.guard.quarantined else self._step(step, rate)
+                found = None if step in self.guard.quarantined else self._step(step, batch, rate)
             except Fault as fault:
                 done = yield from recover(self, fault)
                 continue
@@ -158,7 +159,8 @@ class Session:
                 yield from self._validate(done, whole=False)
             if done % train.sample_every == 0 and not last:
                 yield from self._sample(done)
-            reason = None if last else interrupt.reason
+            asked = self._count(batch, interrupt.reason, learned=found is not None)
+            reason = None if last else asked
             if last or reason or done % train.checkpoint_every == 0:
                 if self.guard.damaged():
                     done = yield from recover(self, Fault(step, "not_finite", None))
@@ -166,36 +168,40 @@ class Session:
                 yield self._save(done, must=last or reason is not None)
             if reason:
                 yield self._log("stopped", reason=reason, **self._summary())
+                self.ranks.wait()  # for rank 0, which has it on the disk
                 raise Stopped(f"Stopped after step {done} of {self.num_steps}: {reason}.",
                               do="Everything is saved; the same command goes on.")  # fmt: skip
         yield from self._finish(done, energy)
 
-    def _step(self, step: int, rate: float) -> Update:
+    def _step(self, step: int, batch: Batch, rate: float) -> Update:
         """One update. Raises Fault, with nothing changed, where the guard refuses it."""
-        began = time.perf_counter()
-        train, batch = self.recipe.train, self.task.batches.batch(step)
+        began, train = time.perf_counter(), self.recipe.train
         self.seed_dropout(step)
         found = update(
             self.loss_of, self.weights, self.optimizers, batch,
             rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
-            check=lambda found: self.guard.check(step, found, self._state),
+            check=lambda found: self.guard.check(step, found, self._state), ranks=self.ranks,
         )  # fmt: skip
-        self.consumed = hashlib.sha256(bytes.fromhex(self.consumed) + batch.sample_ids.tobytes()).hexdigest()
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
         self.guard.look(step, self.model, batch, self.choice)
         return found
 
     def seed_dropout(self, step: int) -> None:
         if self.task.config.dropout:
-            torch.manual_seed(derive(self.recipe.train.seed, "dropout", step))
+            torch.manual_seed(derive(self.recipe.train.seed, "dropout", step, *self.noise))
+
+    def _count(self, batch: Batch, reason: str | None, *, learned: bool) -> str | None:
+        """Into the digest, what all ranks learned from; returns why to stop, if any of them was asked to."""
+        sample_ids, asked = self.ranks.step_taken(batch.sample_ids[: None if learned else 0], reason)
+        if learned:
+            self.consumed = hashlib.sha256(bytes.fromhex(self.consumed) + sample_ids.tobytes()).hexdigest()
+        return asked
 
     def _begin_or_resume(self, init_from: Path | None) -> Generator[Event, None, int]:
         """Yields what happened and returns the number of steps that are done."""
-        found = checkpoints.load_newest(self.run.checkpoints)
+        restored = self.restore()
         if self.begun is None:
-            engine = self.run.events.last("engine")
-            assert engine is not None  # written by choose_engine
-            yield engine
+            yield self.run.events.last("engine") or {}  # written by choose_engine
             yield self._log("text_report", report=dict(self.task.report))
             yield self._log(
                 "start", recipe=self.recipe.name, steps=self.num_steps, device=str(self.device),
@@ -206,27 +212,37 @@ class Session:
             )  # fmt: skip
             for message in (*self.task.warnings, *self.task.batches.warnings):
                 yield self._log("warning", message=message)
-        if found is None:
+        if restored is None:
             if init_from is not None:
-                yield self._log("warning", message=start_from(self.weights, init_from))
+                masters, message = self.weights.masters, ""
+                whole = self.ranks.gather(masters)
+                if self.ranks.is_first:
+                    whole, message = start_from(whole, init_from)
+                self.weights.load(self.ranks.spread(whole, masters))
+                yield self._log("warning", message=message)
             if self.begun is not None:
                 yield self._log("resumed", step=0, lost_steps=0, findings=[])
             return 0
-        self.restore(found)
-        self.meter.seconds = found.state["seconds"]
-        if "faults" in found.state:
-            self.guard.load(found.state["faults"])
-        yield self._log(
-            "resumed", step=found.step, lost_steps=found.lost_steps, findings=[str(f) for f in found.findings]
-        )
-        return found.step
+        self.meter.seconds = restored.state["seconds"]
+        if "faults" in restored.state:
+            self.guard.load(restored.state["faults"])
+        findings = [str(finding) for finding in restored.findings]
+        yield self._log("resumed", step=restored.step, lost_steps=restored.lost_steps, findings=findings)
+        return restored.step
 
-    def restore(self, found: checkpoints.Checkpoint) -> None:
-        """Weights, optimiser and counts are those of a checkpoint."""
-        checkpoints.check_fits(found.state["model"], self.task.config.model_dump(mode="json"))
-        self.weights.load(found.tensors["model"])
-        restore_state(self.optimizers, self.weights.masters, found.tensors["optimizer"])
-        self.restore_counts(found.state)
+    def restore(self) -> checkpoints.Checkpoint | None:
+        """Weights, optimiser and counts are those of the newest whole checkpoint, which rank 0 hands to all. The
+        tensors stay with it: what is returned has none."""
+        found = checkpoints.load_newest(self.run.checkpoints) if self.ranks.is_first else None
+        kept = self.ranks.decide(lambda: None if found is None else replace(found, tensors={}))
+        if kept is None:
+            return None
+        checkpoints.check_fits(kept.state["model"], self.task.config.model_dump(mode="json"))
+        masters, tensors = self.weights.masters, found.tensors if found else {"model": {}, "optimizer": {}}
+        self.weights.load(self.ranks.spread(tensors["model"], masters))
+        restore_state(self.optimizers, masters, self.ranks.spread(tensors["optimizer"], masters))
+        self.restore_counts(kept.state)
+        return kept
 
     def restore_counts(self, state: Mapping[str, Any]) -> None:
         self.consumed, self.meter.tokens = state["consumed"], state["tokens"]
@@ -234,26 +250,30 @@ class Session:
     def _validate(self, step: int, *, whole: bool) -> Iterator[Event]:
         """Mean loss on what is held out, each target predicted once, without smoothing. With the training step's
         own code and gradients on, so that nothing is compiled a second time; no gradient is taken."""
-        rows = self.recipe.train.batch // self.recipe.train.accumulate
+        rows = self.recipe.train.batch // self.recipe.train.accumulate // self.ranks.count
         limit = None if whole else self.recipe.train.validation_tokens
-        nats, num_targets, num_bytes = 0.0, 0, 0
-        with self._without_dropout():
-            for batch in self.task.validation(rows):
+        nats, num_targets, num_bytes = 0.0, 0.0, 0.0
+        with self._without_dropout(), torch.set_grad_enabled(not self.ranks.sharded):
+            for batch, counts in self.ranks.deal(_at_most(limit, self.task.validation(rows))):
                 for arrays in micro_batches(batch, 1, self.device):
-                    nats += self.plain_loss_of(**arrays).item() * batch.num_targets
-                num_targets += batch.num_targets
-                num_bytes += self.task.num_bytes(batch) or 0
-                if limit is not None and num_targets >= limit:
-                    break
-            judged = self.task.judge(self.model, whole=whole)
+                    nats += self.plain_loss_of(**arrays).item() * batch.num_targets * counts
+                num_targets += batch.num_targets * counts
+                num_bytes += (self.task.num_bytes(batch) or 0) * counts
+            model = self._whole()
+            judged = self.task.judge(model, whole=whole) if self.ranks.is_first else {}
+        nats, num_targets, num_bytes = self.ranks.total(nats, num_targets, num_bytes)
         self.meter.saw_ceiling(self._ceiling())
         if num_targets:
-            bits = {"bits_per_byte": bits_per_byte(nats, num_bytes), "bytes": num_bytes} if num_bytes else {}
+            bits = (
+                {"bits_per_byte": bits_per_byte(nats, int(num_bytes)), "bytes": int(num_bytes)}
+                if num_bytes
+                else {}
+            )
             yield self._log(
                 "validation",
                 step=step,
                 loss=nats / num_targets,
-                tokens=num_targets,
+                tokens=int(num_targets),
                 whole=whole,
                 **bits,
                 **judged,
@@ -261,17 +281,19 @@ class Session:
 
     def _sample(self, step: int) -> Iterator[Event]:
         with self._without_dropout():
-            for event in self.task.samples(self.model):
+            model = self._whole()
+            for event in self.task.samples(model) if self.ranks.is_first else ():
                 yield self.run.events.append(event.pop("event"), step=step, **event)
 
     def _save(self, step: int, *, must: bool) -> Event:
         """A checkpoint. One that fails between is a warning: training goes on, and the older ones are there."""
         began = time.perf_counter()
+        tensors = self.tensors()
+        if not self.ranks.is_first:
+            return self._log("checkpoint", step=step)
         state = {"model": self.task.config.model_dump(mode="json"), **self._state()}
         try:
-            path = checkpoints.save(
-                self.run.checkpoints, step, self.tensors(), state, keep=self.recipe.train.keep
-            )
+            path = checkpoints.save(self.run.checkpoints, step, tensors, state, keep=self.recipe.train.keep)
         except RunError as error:
             if must:
                 raise
@@ -282,11 +304,9 @@ class Session:
         )
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What a checkpoint holds, on the CPU."""
-        masters = self.weights.masters
-        groups: dict[str, Mapping[str, torch.Tensor]]
-        groups = {"model": masters, "optimizer": state_tensors(self.optimizers, masters)}
-        return {k: {name: t.detach().cpu() for name, t in group.items()} for k, group in groups.items()}
+        """What a checkpoint holds, whole and on the CPU; on rank 0."""
+        masters, gather = self.weights.masters, self.ranks.gather
+        return {"model": gather(masters), "optimizer": gather(state_tensors(self.optimizers, masters))}
 
     def _state(self) -> dict[str, Any]:
         """What goes with the tensors."""
@@ -296,15 +316,21 @@ class Session:
     def _finish(self, step: int, energy: float | None) -> Iterator[Event]:
         """After the last checkpoint: the finished model, all that is measured on it, and the report."""
         if self.recipe.train.average > 1:
-            mean, steps = checkpoints.mean(self.run.checkpoints, self.recipe.train.average)
-            self.weights.load(mean)
+            mean: dict[str, torch.Tensor] = {}
+            steps: list[int] = []
+            if self.ranks.is_first:
+                mean, steps = checkpoints.mean(self.run.checkpoints, self.recipe.train.average)
+            self.weights.load(self.ranks.spread(mean, self.weights.masters))
             yield self._log("averaged", step=step, steps=steps)
         yield from self._validate(step, whole=True)
         yield from self._sample(step)
+        model = self._whole()
+        if not self.ranks.is_first:
+            return
         self.weights.settle()
-        self.model.eval()
-        self.task.save(self.run.model, self.model)
-        for event in self.task.findings(self.model):
+        model.eval()
+        self.task.save(self.run.model, model)
+        for event in self.task.findings(model):
             yield self._log(event.pop("event"), **event)
         now = joules()
         used = {} if energy is None or now is None else {"joules": now - energy}
@@ -326,9 +352,14 @@ class Session:
         }
 
     def _ceiling(self) -> float:
-        """What the bare products reach at this moment."""
-        rows = self.task.batches.tokens_per_batch // self.recipe.train.accumulate
-        return matmul_ceiling(self.task.matrices.values(), rows, self.choice.precision, self.choice.device)
+        """What the bare products reach at this moment, on all ranks together."""
+        rows = self.task.batches.tokens_per_batch // self.recipe.train.accumulate // self.ranks.count
+        mine = matmul_ceiling(self.task.matrices.values(), rows, self.choice.precision, self.choice.device)
+        return self.ranks.total(mine)[0]
+
+    def _whole(self) -> nn.Module:
+        """The model with all its weights, to be looked at; on rank 0."""
+        return self.ranks.whole(self.model, self.weights, lambda: self.task.build(self.device))
 
     @contextlib.contextmanager
     def _without_dropout(self) -> Iterator[None]:
@@ -341,7 +372,8 @@ class Session:
 
     def _warm_up(self) -> None:
         """Compile, and touch all memory, before the clock runs: one gradient that no weight sees."""
-        parts = micro_batches(self.task.batches.batch(0), self.recipe.train.accumulate, self.device)
+        batch = self.ranks.rows(self.task.batches.batch(0))
+        parts = micro_batches(batch, self.recipe.train.accumulate, self.device)
         with on_all_cores():
             loss = self.loss_of(**next(parts))
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -352,6 +384,11 @@ class Session:
         return self.run.events.append(name, **fields)
 
 
-def _number(path: Path) -> int:
-    tail = path.name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else 0
+def _at_most(num_targets: int | None, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The first batches, until so many targets are in them."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.num_targets
+        if num_targets is not None and seen >= num_targets:
+            return

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glassformer.train.optimizers import restore_state, state_tensors
+from glassformer.train.ranks import ALONE, Ranks
 from glassformer.train.weights import Weights
 
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -30,10 +31,19 @@ class Memory:
         self._model: dict[str, Tensor] = {}
         self._optimizer: dict[str, Tensor] = {}
 
-    def keep(self, step: int, weights: Weights, optimizers: Optimizers, state: Mapping[str, Any]) -> bool:
-        """Take a copy in place of the older one; False, and the older one stays, where a number is not finite."""
+    def keep(
+        self,
+        step: int,
+        weights: Weights,
+        optimizers: Optimizers,
+        state: Mapping[str, Any],
+        *,
+        ranks: Ranks = ALONE,
+    ) -> bool:
+        """Take a copy in place of the older one; False, and the older one stays, where a number is not finite, on
+        whichever of `ranks`: all of them go back to the same step."""
         model, remembered = weights.masters, state_tensors(optimizers, weights.masters)
-        if not all_finite([*model.values(), *remembered.values()]):
+        if ranks.anywhere(not all_finite([*model.values(), *remembered.values()])):
             return False
         _copy(model, self._model)
         _copy(remembered, self._optimizer)

@@ -16,6 +16,7 @@ from glassformer.train.culprit import first_not_finite, row_losses
 from glassformer.train.faults import Fault, in_words
 from glassformer.train.memory import not_finite
 from glassformer.train.optimizers import state_tensors
+from glassformer.train.ranks import Ranks
 from glassformer.train.step import Diverged, micro_batches
 from glassformer.train.task import Batch, Event
 
@@ -32,8 +33,10 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
     batch = task.batches.batch(fault.step)
     damaged = guard.damaged()
     spike = fault.kind in ("loss_spike", "gradient_spike")
-    earlier = spike and guard.config.spike == "roll_back" and guard.anywhere(_earlier_too(session))
-    seen = _look(session, fault, batch, damaged)  # before anything is changed
+    earlier = spike and guard.config.spike == "roll_back" and _earlier_too(session)
+    seen = (
+        {} if session.ranks.sharded else _look(session, fault, batch, damaged)
+    )  # before anything is changed
     decision = guard.decide(
         fault, lambda step: _ids(task.batches.batch(step)), damaged=damaged, earlier_too=earlier
     )
@@ -53,6 +56,7 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
         event["decision"] = "stop"
         event["bundle"] = _bundle(session, fault, batch, event)
         yield run.events.append("fault", **event, message=in_words(event))
+        session.ranks.wait()  # for rank 0, which has the bundle on the disk: an error ends the others within seconds
         raise Diverged(f"{in_words(event).capitalize()}; no weight was changed.", do=_advice(event))
     if decision.deed != "roll_back":
         yield run.events.append("fault", **event, message=in_words(event))
@@ -64,24 +68,32 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
 
 def _look(session: Session, fault: Fault, batch: Batch, damaged: bool) -> dict[str, Any]:
     """What can be seen of where a fault came from."""
-    weights, seen = session.weights, dict[str, Any]()
+    weights, ranks, seen = session.weights, session.ranks, dict[str, Any]()
     sizes = session.recipe.train.accumulate
     if damaged:
         remembered = state_tensors(session.optimizers, weights.masters)
-        seen["tensors"] = not_finite({**weights.masters, **remembered})
+        seen["tensors"] = _heard(ranks, not_finite({**weights.masters, **remembered}))
     elif fault.kind == "not_finite":
         seen["tensors"] = [
             {**row, "tensor": f"gradient of {row['tensor']}"}
             for row in not_finite({name: master.grad for name, master in weights.masters.items()})
         ]
     if fault.kind == "not_finite":
-        seen["place"] = first_not_finite(session.model, batch, session.choice, accumulate=sizes)
+        mine = first_not_finite(session.model, ranks.rows(batch), session.choice, accumulate=sizes)
+        seen["place"] = next(iter(_heard(ranks, [] if mine is None else [mine])), None)
         if seen["place"] and "sample_id" in seen["place"]:
             seen["samples"] = [_located(session, {"sample_id": seen["place"]["sample_id"]})]
     elif fault.found is not None:
         rows = row_losses(session.model, batch, session.choice)
         seen["samples"] = [_located(session, row) for row in rows]
     return seen
+
+
+def _heard(ranks: Ranks, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What all ranks saw, each in its own weights and rows; where there are several, with the rank."""
+    if ranks.count == 1:
+        return rows
+    return [{**row, "rank": rank} for rank, heard in enumerate(ranks.hear(rows)) for row in heard]
 
 
 def _located(session: Session, row: dict[str, Any]) -> dict[str, Any]:
@@ -96,14 +108,16 @@ def _earlier_too(session: Session) -> bool:
     if last is None:
         return False
     session.seed_dropout(last)
-    batch = session.task.batches.batch(last)
+    batch = session.ranks.rows(session.task.batches.batch(last))
     parts = micro_batches(batch, session.recipe.train.accumulate, session.device)
-    return session.guard.watch.is_high(sum(session.loss_of(**arrays).item() for arrays in parts))
+    (loss,) = session.ranks.total(sum(session.loss_of(**arrays).item() for arrays in parts))
+    return session.guard.watch.is_high(loss)
 
 
 def _can_go_back(session: Session) -> bool:
-    return session.guard.memory.step is not None or any(
-        listed.kind == "checkpoint" for listed in checkpoints.list_checkpoints(session.run.checkpoints)
+    folder = session.run.checkpoints
+    return session.guard.memory.step is not None or session.ranks.decide(
+        lambda: any(listed.kind == "checkpoint" for listed in checkpoints.list_checkpoints(folder))
     )
 
 
@@ -115,12 +129,11 @@ def _go_back(session: Session) -> int:
         session.restore_counts(memory.state)
         session.guard.go_back(memory.state["faults"])
         return memory.step
-    found = checkpoints.load_newest(session.run.checkpoints)
-    assert found is not None  # `_can_go_back`, and a run with damaged ones alone raises
-    session.restore(found)
-    if "faults" in found.state:
-        session.guard.go_back(found.state["faults"])
-    return found.step
+    restored = session.restore()
+    assert restored is not None  # `_can_go_back`, and a run with damaged ones alone raises
+    if "faults" in restored.state:
+        session.guard.go_back(restored.state["faults"])
+    return restored.step
 
 
 def _bundle(session: Session, fault: Fault, batch: Batch, event: dict[str, Any]) -> str | None:
@@ -128,13 +141,17 @@ def _bundle(session: Session, fault: Fault, batch: Batch, event: dict[str, Any])
     recipe = session.recipe
     about = {
         "step": fault.step + 1, "fault": event, "model": session.task.config.model_dump(mode="json"),
-        "choice": asdict(session.choice), "accumulate": recipe.train.accumulate, "clip": recipe.train.clip,
+        "choice": asdict(session.choice), "clip": recipe.train.clip,
+        "accumulate": recipe.train.accumulate * session.ranks.count,
         "label_smoothing": recipe.train.label_smoothing, "z_loss": recipe.train.z_loss,
         "recipe": recipe.resolved(), "made_with": session.run.manifest,
     }  # fmt: skip
+    tensors = session.tensors()
+    if not session.ranks.is_first:
+        return None
     session.seed_dropout(fault.step)
     try:
-        path = write_bundle(session.run.path / "faults", fault.step + 1, batch, session.tensors(), about)
+        path = write_bundle(session.run.path / "faults", fault.step + 1, batch, tensors, about)
     except RunError as error:
         session.run.events.append("warning", message=f"no bundle of step {fault.step + 1}: {error}")
         return None

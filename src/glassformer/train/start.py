@@ -91,10 +91,13 @@ def open_run(task: Task, path: Path, *, fresh: bool, accept_data: bool) -> Run:
     return run
 
 
-def choose_engine(task: Task, events: Events) -> tuple[Choice, float]:
-    """How the machine is used, and the seconds a step takes: as recorded, or else measured now."""
+def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choice, float]:
+    """How the machine is used, and the seconds a step takes: as recorded, or else measured now, of one rank's part."""
     recipe, trial = task.recipe, make_trial(task)
     asked = recipe.engine.model_dump()
+    engine = recipe.engine
+    if recipe.parallel.shard != 1 and num_ranks > 1:
+        engine = engine.model_copy(update={"compile": "off"})
     recorded = events.last("engine")
     if recorded is not None:
         choice = Choice(**recorded["choice"])
@@ -104,9 +107,9 @@ def choose_engine(task: Task, events: Events) -> tuple[Choice, float]:
         message = f"no longer uses {choice.name} on {choice.device}: {changed}; losses may differ in their last digits"
         events.append("warning", message=message)
     seconds = (recipe.train.minutes or 0.0) * 60
-    size = recipe.train.batch // recipe.train.accumulate
+    size = recipe.train.batch // recipe.train.accumulate // num_ranks
     found = choose(
-        recipe.engine, trial, model=task.config, batch=size, num_steps=_steps(task), seconds=seconds
+        engine, trial, model=task.config, batch=size, num_steps=_steps(task), seconds=seconds
     )  # fmt: skip
     best = found[0]
     if best.step_seconds is None and recipe.train.minutes:
@@ -114,7 +117,7 @@ def choose_engine(task: Task, events: Events) -> tuple[Choice, float]:
         if best.error:
             raise RunError(f"The first step failed: {best.error}.", do="Try other settings of [engine].")
     step_seconds = (best.step_seconds or 0.0) * recipe.train.accumulate
-    tokens = task.batches.tokens_per_batch // recipe.train.accumulate
+    tokens = task.batches.tokens_per_batch // recipe.train.accumulate // num_ranks
     rows = [candidate.row() | {"tokens_per_second": _speed(candidate, tokens)} for candidate in found]
     chosen = found[0].row()["choice"]
     events.append("engine", asked=asked, choice=chosen, step_seconds=step_seconds, candidates=rows)
@@ -234,14 +237,11 @@ def _speed(candidate: Candidate, tokens: int) -> float | None:
 
 
 def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself, nor what is
-    to be done about faults, which may change after one."""
+    """What decides the numbers of a run: not what is said about it, nor how often it looks at itself, nor how the work
+    is divided, nor what is to be done about faults, which may change after one."""
     train = recipe["train"]
-    watching = {"checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
+    watching = {"accumulate", "checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
     watching |= {name for name in train if name.startswith("sample_")}
-    kept = {
-        key: value
-        for key, value in recipe.items()
-        if key not in ("about", "name", "train", "engine", "faults")
-    }
+    kept_out = ("about", "name", "train", "engine", "faults", "parallel")
+    kept = {key: value for key, value in recipe.items() if key not in kept_out}
     return {**kept, "train": {key: value for key, value in train.items() if key not in watching}}

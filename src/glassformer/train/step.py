@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glassformer.errors import GlassformerError
 from glassformer.train.optimizers import set_rates
+from glassformer.train.ranks import ALONE, Ranks
 from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
 
@@ -55,21 +56,25 @@ def update(
     accumulate: int = 1,
     device: torch.device,
     check: Callable[[Update], None] = refuse_not_finite,
+    ranks: Ranks = ALONE,
 ) -> Update:
     """Change the weights once, to predict `batch` better. `rate` is the schedule's factor.
 
-    `check` sees loss and gradient before any weight changes; what it raises (left out, Diverged where one of them
-    is not finite) prevents the change.
+    Each of `ranks` takes its rows; the sums over them are those of one rank that takes all.
+
+    `check` sees loss and gradient, the same numbers on every rank, before any weight changes; what it raises (left
+    out, Diverged where one of them is not finite) prevents the change.
     """
     loss = torch.zeros((), device=device)
     weights.zero_gradients()
-    for arrays in micro_batches(batch, accumulate, device):
+    for arrays in micro_batches(ranks.rows(batch), accumulate, device):
         part = loss_of(**arrays)  # predict, compare
         part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
         weights.collect()
         loss += part.detach()
-    norm = torch.stack(torch._foreach_norm(weights.gradients)).norm()
-    found = Update(*torch.stack([loss, norm]).tolist())
+    ranks.sum_gradients(weights)
+    seen = torch.stack([ranks.sum(loss), ranks.norm(weights.gradients)])
+    found = Update(*ranks.agree(*seen.tolist()))
     check(found)
     if clip is not None and found.grad_norm > clip:
         torch._foreach_mul_(weights.gradients, clip / found.grad_norm)

@@ -1,0 +1,246 @@
+"""Many ranks, one curve: the same as on one, whatever the mesh, and whatever befalls a rank.
+
+Ranks are real processes with torch's gloo between them, begun as by hand (RANK, WORLD_SIZE, ...), by torchrun and by
+`--ranks`. Tolerances are of float32: sums over ranks are taken in another order than sums over micro-batches.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+from trainer import Ended, Trainer
+
+import glassformer as gf
+from glassformer.errors import ConfigError
+from glassformer.train.world import World
+
+SOURCE = Path(gf.__file__).parents[1]
+AT_STEP_5 = 'writes: "event": "step"+"step": 5,'
+PLAIN = ("--model.dropout", "0", "--train.batch", "8", "--train.validation_tokens", "100000")
+ONE = (*PLAIN, "--train.accumulate", "4")
+TOLERANCE = 2e-6
+"""Of losses and gradients, relative: a few units in the last place of float32."""
+IN_BFLOAT16 = 2e-3
+"""With Muon, which rounds each momentum to bfloat16: a last digit more or less of the sum may round the other way."""
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return int(taken.getsockname()[1])
+
+
+def place(rank: int, count: int, port: int) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    return {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)} | {k: str(v) for k, v in numbers.items()}
+
+
+def ranks(
+    trainer: Trainer, count: int, run: str, *more: str, deed: str = "", at: str = AT_STEP_5
+) -> list[Ended]:
+    """Every rank's end. `deed` befalls the last rank at a moment of rank 0's, the only one that writes."""
+    port, begun = free_port(), []
+    for rank in reversed(range(count)):
+        plans: tuple[dict[str, Any], ...] = ()
+        if deed and rank == 0:
+            plans = ({"at": at, "do": f"{deed} {begun[0][0]}"},)
+        pid = trainer.start(run or None, *more, plans=plans, **place(rank, count, port))
+        begun.append((pid, trainer.count - 1))
+    if deed == "SIGSTOP":
+        first = trainer.end(*begun[-1])
+        os.kill(begun[0][0], signal.SIGKILL)
+        return [first]
+    return [trainer.end(pid, number) for pid, number in reversed(begun)]
+
+
+def assert_same_curve(trainer: Trainer, run: str, other: str, tolerance: float = TOLERANCE) -> None:
+    one, many = trainer.story(run), trainer.story(other)
+    assert many["consumed"] == one["consumed"]  # the same samples, in the same order
+    for kind in ("steps", "validation"):
+        assert len(one[kind]) == len(many[kind])
+        for expected, found in zip(one[kind], many[kind], strict=True):
+            assert found == pytest.approx(expected, rel=tolerance)
+    assert many["samples"] == one["samples"]
+    left, right = (load_file(trainer.run(name).model / "model.safetensors") for name in (run, other))
+    assert left.keys() == right.keys()
+    for name in left:
+        assert right[name] == pytest.approx(left[name], abs=max(2e-4, 5 * tolerance)), (
+            name
+        )  # see docs/ranks.md
+
+
+@pytest.fixture(scope="module")
+def one(module_trainer: Trainer) -> Trainer:
+    """A trainer on whose folder one rank has trained with each optimiser."""
+    for kind in ("adamw", "muon", "lion"):
+        assert module_trainer(f"one-{kind}", *ONE, "--optimizer.kind", kind).exit == 0
+    return module_trainer
+
+
+@pytest.mark.parametrize(
+    ("count", "shard", "kind"),
+    [
+        (2, "1", "adamw"),
+        (2, "1", "muon"),
+        (2, "all", "adamw"),
+        (2, "all", "lion"),
+        (4, "1", "adamw"),
+        (4, "2", "adamw"),
+    ],
+)
+def test_every_mesh_gives_the_curve_of_one_rank_with_more_accumulation(
+    one: Trainer, count: int, shard: str, kind: str
+) -> None:
+    run = f"{count}-{shard}-{kind}"
+    options = ("--train.accumulate", str(4 // count), "--parallel.shard", shard, "--optimizer.kind", kind)
+    ended = ranks(one, count, run, *PLAIN, *options)
+    assert [end.exit for end in ended] == [0] * count, ended[0].said
+    assert not any(end.events for end in ended[1:])  # rank 0 alone tells
+    assert_same_curve(one, f"one-{kind}", run, IN_BFLOAT16 if kind == "muon" else TOLERANCE)
+
+
+@pytest.mark.parametrize("shard", ["1", "all"])
+def test_a_run_goes_from_one_rank_to_two_and_back_with_the_same_curve_and_order(
+    one: Trainer, shard: str
+) -> None:
+    run, options = f"back-{shard}", (*PLAIN, "--parallel.shard", shard)
+    stop = ({"at": 'writes: "event": "step"+"step": 3,', "do": "SIGTERM"},)
+    assert one(run, *options, plans=stop).exit == 75
+    stopped = ranks(one, 2, run, *options, deed="SIGTERM", at='writes: "event": "step"+"step": 7,')
+    assert [end.exit for end in stopped] == [75, 75]
+    last = one(run, *options)
+    assert last.exit == 0 and 3 < stopped[0].all("resumed")[0]["step"] + 1 < last.all("resumed")[0]["step"]
+    assert_same_curve(one, "one-adamw", run)
+
+
+def test_the_same_command_with_the_work_divided_otherwise_goes_on_in_the_same_folder(one: Trainer) -> None:
+    assert one(None, *PLAIN, "--stop-after", "0s").exit == 75
+    last = ranks(one, 2, "", *PLAIN, "--parallel.shard", "all")  # no --run: rank 0 finds the folder
+    assert [end.exit for end in last] == [0, 0] and last[0].all("resumed")
+    assert [path.name for path in (one.folder / "runs").iterdir()] == ["tiny-1"]
+
+
+def test_a_signal_to_any_rank_stops_all_after_the_same_step_with_everything_saved(one: Trainer) -> None:
+    first, second = ranks(one, 2, "asked", *PLAIN, deed="SIGUSR1")
+    assert (first.exit, second.exit) == (75, 75)
+    assert "SIGUSR1 was received" in first.said and first.events[-1]["event"] == "stopped"
+    assert first.all("checkpoint")[-1]["step"] == first.all("step")[-1]["step"]
+    assert one.run("asked").verify() == []
+
+
+def test_the_error_of_one_rank_ends_the_others_within_seconds_as_their_cause(one: Trainer) -> None:
+    began = time.monotonic()
+    first, second = ranks(one, 2, "fails", *PLAIN, "--train.steps", "100000", deed="SIGPROF")
+    assert time.monotonic() - began < 20
+    assert (first.exit, second.exit) == (1, 1)
+    assert "MemoryError: not even 3 bytes" in second.said
+    assert "Rank 1 failed: MemoryError: not even 3 bytes" in first.said
+
+
+def test_a_killed_rank_ends_the_others_and_the_same_command_goes_on_to_the_bit(one: Trainer) -> None:
+    assert [end.exit for end in ranks(one, 2, "undisturbed", *PLAIN)] == [0, 0]
+    began = time.monotonic()
+    first, second = ranks(one, 2, "killed", *PLAIN, deed="SIGKILL")
+    assert time.monotonic() - began < 20
+    assert second.exit == -signal.SIGKILL and first.exit == 1
+    assert (
+        "Another rank ended without a word" in first.said and "goes on from the last checkpoint" in first.said
+    )
+    again = ranks(one, 2, "killed", *PLAIN)
+    assert [end.exit for end in again] == [0, 0] and again[0].all("resumed")[0]["step"] == 3
+    assert one.story("killed") == one.story("undisturbed")
+
+
+def test_a_rank_that_hangs_is_taken_for_dead_after_the_timeout(one: Trainer) -> None:
+    began = time.monotonic()
+    (first,) = ranks(one, 2, "hangs", *PLAIN, "--parallel.timeout", "2", deed="SIGSTOP")
+    assert first.exit == 1 and time.monotonic() - began < 30
+    assert "Rank 1 failed: nothing was heard of it for 2 s" in first.said
+
+
+def test_a_rank_says_in_seconds_what_it_cannot_begin_with(one: Trainer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for rank, words in ((0, "the port is in use"), (1, "nobody answers as rank 0 would")):
+            began = time.monotonic()
+            ended = one("never", "--parallel.timeout", "2", **place(rank, 2, port))
+            assert ended.exit == 2 and words in ended.said and f"localhost:{port}" in ended.said
+            assert time.monotonic() - began < 10
+    alone = one("never", "--parallel.timeout", "2", **place(0, 2, free_port()))
+    assert alone.exit == 2 and "of 2 ranks, 1 is not here" in alone.said
+    wrong = one("never", "--train.batch", "6", "--parallel.shard", "3", **place(0, 4, free_port()))
+    assert wrong.exit == 2 and "train.batch 6 does not divide over 4 ranks with 2 micro-batches" in wrong.said
+    assert "parallel.shard 3 does not divide 4 ranks" in wrong.said
+    assert not (one.folder / "never").exists()
+
+
+def test_all_that_is_wrong_with_the_environment_is_told_at_once() -> None:
+    assert World.here({}) == World.here({"RANK": "0", "WORLD_SIZE": "1"}) == World()
+    with pytest.raises(ConfigError) as missing:
+        World.here({"RANK": "1"})
+    assert len(missing.value.problems) == 4 and "WORLD_SIZE is not set" in str(missing.value)
+    with pytest.raises(ConfigError) as wrong:
+        World.here(place(2, 2, 70000) | {"LOCAL_RANK": "-1"})
+    assert "of WORLD_SIZE 2 ranks the last is 1" in str(wrong.value)
+    assert "LOCAL_RANK is '-1'" in str(wrong.value) and "70000, not a port" in str(wrong.value)
+
+
+def test_what_needs_whole_matrices_is_not_sharded(one: Trainer) -> None:
+    ended = one("never", "--parallel.shard", "all", "--optimizer.kind", "muon", "--engine.compile", "on")
+    assert ended.exit == 2 and "'muon' needs whole matrices" in ended.said
+    assert "engine.compile 'on' has no effect with parallel.shard" in ended.said
+
+
+def launched(trainer: Trainer, *command: str, stop: Path | None = None) -> tuple[int, str]:
+    """Exit code and stderr of a launcher; with `stop`, SIGTERM once there is a checkpoint there."""
+    here = {"GLASSFORMER_HOME": str(trainer.home), "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **here}
+    with (trainer.folder / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=trainer.folder, env=environment,
+            stdout=subprocess.DEVNULL, stderr=said,
+        )  # fmt: skip
+        while stop and process.poll() is None and not list(stop.glob("checkpoints/step-*")):
+            time.sleep(0.05)
+        if stop:
+            process.terminate()
+        code = process.wait(timeout=60)
+        said.seek(0)
+        return code, said.read()
+
+
+def test_ranks_and_torchrun_start_the_same_run_and_a_signal_to_the_launcher_stops_it_resumable(
+    one: Trainer,
+) -> None:
+    train = ("glassformer", "train", "tiny.toml", "--run", "launched", *PLAIN)
+    long = ("--train.steps", "3000", "--train.log_every", "1000", "--train.validate_every", "5000")
+    code, said = launched(one, *train, *long, "--ranks", "2", stop=one.folder / "launched")
+    assert code == 75 and "SIGTERM was received" in said and "Traceback" not in said, said
+    code, said = launched(
+        one, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
+        *train, *long, "--stop-after", "0s",
+    )  # fmt: skip
+    assert "step 0" not in said and "--stop-after is over" in said, said
+    saved = [event["step"] for event in one.run("launched").events.curve("checkpoint")]
+    assert saved[-1] == saved[-2] + 1  # one step more
+
+
+def test_only_three_files_know_torchs_distributed_engine() -> None:
+    allowed = {"train/parallel.py", "train/launch.py", "run/checkpoints.py"}
+    imports = re.compile(r"^\s*(from|import) torch(\.|\._C\._|.* import )distributed", re.M)
+    files = [
+        path for path in (SOURCE / "glassformer").rglob("*.py") if imports.search(path.read_text("utf-8"))
+    ]
+    assert {str(path.relative_to(SOURCE / "glassformer")) for path in files} <= allowed and files
