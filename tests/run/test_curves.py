@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from glassformer.run.curves import smooth, thin
 
-VALUES = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([math.nan, math.inf, None]), max_size=300)
+VALUES = st.lists(
+    st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([math.nan, math.inf, None]), max_size=300
+)
 
 
 def rows(values: list[float | None]) -> list[dict[str, float | int | None]]:
