@@ -30,8 +30,8 @@ from glassformer.train.engine import Choice
 from glassformer.train.health import Health
 from glassformer.train.memory import Memory, all_finite
 from glassformer.train.optimizers import state_tensors
-from glassformer.train.spikes import Kind, Watch
 from glassformer.train.ranks import ALONE, Ranks
+from glassformer.train.spikes import Kind, Watch
 from glassformer.train.step import Update
 from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
