@@ -107,7 +107,8 @@ def ids_of(batch: Batch) -> bytes:
 
 def spoil_activations(session: Session, step: int, *, once: bool, row: int = 3, position: int = 5) -> None:
     """The feed-forward layer of block 1 gives NaN at one place of one row when it is given the batch of `step`."""
-    wanted, left = ids_of(session.task.batches.batch(step)), [1 if once else 10**9]
+    wanted = ids_of(session.ranks.rows(session.task.batches.batch(step)))
+    left = [1 if once else 10**9]
     reading = [False]
 
     def read(module: Any, given: Any, out: Tensor) -> None:
@@ -127,7 +128,7 @@ def spoil_activations(session: Session, step: int, *, once: bool, row: int = 3, 
 
 def scale_loss(session: Session, steps: range, factor: float) -> None:
     """The loss of these steps' batches is so many times what it is."""
-    wanted = {ids_of(session.task.batches.batch(step)) for step in steps}
+    wanted = {ids_of(session.ranks.rows(session.task.batches.batch(step))) for step in steps}
     plain = session.loss_of
 
     def scaled(**arrays: Any) -> Tensor:

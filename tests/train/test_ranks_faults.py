@@ -1,0 +1,211 @@
+"""What is decided about a fault is decided alike on all ranks, wherever it was: none goes on alone, none waits.
+
+Two processes with torch's gloo between them train one recipe after the other; what breaks, breaks in rank 1 alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sessions import RECIPE, Breaker, Broken, scale_loss, spoil_activations
+
+import glassformer as gf
+from glassformer.errors import ConfigError
+from glassformer.run.folder import Run
+from glassformer.train import start
+from glassformer.train.interrupt import Interrupt
+from glassformer.train.loop import Session
+from glassformer.train.parallel import joined
+from glassformer.train.recipe import load_recipe
+from glassformer.train.step import Diverged
+
+
+def nothing(session: Session) -> None:
+    pass
+
+
+def spoil(session: Session) -> None:
+    spoil_activations(session, 49, once=False, row=1)
+
+
+def spoil_once(session: Session) -> None:
+    spoil_activations(session, 49, once=True, row=1)
+
+
+def spike(session: Session) -> None:
+    scale_loss(session, range(60, 61), 50)
+
+
+def damage(session: Session) -> None:
+    """One weight is NaN after step 57, once."""
+    whole, left = session._count, [1]
+
+    def count(*given: Any, **named: Any) -> str | None:
+        if session.guard.last == 56 and left[0]:
+            left[0] = 0
+            with torch.no_grad():
+                session.weights.masters["blocks.0.mlp.up.weight"][0, 0] = torch.nan
+        return whole(*given, **named)
+
+    session._count = count  # type: ignore[method-assign] # a core that errs
+
+
+WILD = {
+    "optimizer.kind": "sgd", "optimizer.learning_rate": 1e30, "schedule.warmup": 0, "train.clip": False,
+}  # fmt: skip
+RUNS: dict[str, tuple[Callable[[Session], None], dict[str, Any]]] = {
+    "whole": (nothing, {}),
+    "damaged": (damage, {}),
+    "damaged-disk": (damage, {"faults.remember_every": 0}),
+    "damaged-early": (damage, {"faults.remember_every": 0, "train.checkpoint_every": 1000}),
+    "once": (spoil_once, {}),
+    "spoiled": (spoil, {}),
+    "spike": (spike, {"faults.spike": "roll_back"}),
+    "stopped": (spoil, {"faults.not_finite": "stop"}),
+    "sharded": (nothing, {**WILD, "parallel.shard": "all", "faults.remember_every": 0}),
+}
+
+
+def train(rank: int, folder: str, ports: dict[str, int]) -> None:
+    """All runs, as one of two ranks; how each ended is in `NAME.RANK`."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for name, (deed, overrides) in RUNS.items():
+        os.environ["MASTER_PORT"] = str(ports[name])
+        ended = "done"
+        try:
+            one_run(Path(folder), name, deed if rank == 1 else nothing, overrides)
+        except Diverged as error:
+            ended = str(error)
+        (Path(folder) / f"{name}.{rank}").write_text(ended, encoding="utf-8")
+
+
+def one_run(folder: Path, name: str, deed: Callable[[Session], None], overrides: dict[str, Any]) -> None:
+    recipe, _ = load_recipe(RECIPE, {"data.paths": ["texts"], **overrides})
+    with joined(recipe.parallel, "cpu") as ranks:
+        task = ranks.in_turn(lambda: start.open_task(recipe, folder, lambda message: None))
+        path = folder / name
+        if ranks.is_first:
+            run = start.open_run(task, path, fresh=False, accept_data=False)
+        else:
+            run = Run.unwritten(path, recipe.resolved())
+        with run.lock() if ranks.is_first else contextlib.nullcontext():
+            session = Session(task, run, lambda message: None, ranks)
+            deed(session)
+            for _ in session.events(Interrupt(), None):
+                pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("ranks")
+    Breaker(folder)  # its texts
+    ports = {}
+    with contextlib.ExitStack() as taken:
+        for name in RUNS:
+            one = taken.enter_context(socket.socket())
+            one.bind(("localhost", 0))
+            ports[name] = one.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=train, args=(rank, str(folder), ports)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0]
+    yield folder
+
+
+def ends(folder: Path, name: str) -> tuple[str, str]:
+    first, second = ((folder / f"{name}.{rank}").read_text(encoding="utf-8") for rank in range(2))
+    return first, second
+
+
+def test_a_weight_of_one_rank_takes_all_back_and_the_steps_since_are_the_same_to_the_bit(
+    folder: Path,
+) -> None:
+    for name, step_back in (("damaged", 40), ("damaged-disk", 40)):
+        assert ends(folder, name) == ("done", "done")
+        found = Broken(folder / name)
+        assert [d[:3] for d in found.decisions] == [(58, "not_finite", "roll_back")]
+        (fault,) = found.all("fault")
+        assert fault["step_back"] == step_back
+        assert [(row["tensor"], row["rank"]) for row in fault["tensors"]] == [("blocks.0.mlp.up.weight", 1)]
+        assert fault["place"]["rank"] == 1 and fault["place"]["place"] == "blocks.0.mlp.pre"
+        assert found.story == Broken(folder / "whole").story
+
+
+def test_where_there_is_nothing_to_go_back_to_all_stop(folder: Path) -> None:
+    first, second = ends(folder, "damaged-early")
+    assert first.startswith("Step 58 not finite") and second.startswith("Step 58 not finite")
+    (fault,) = Broken(folder / "damaged-early").all("fault")
+    assert fault["decision"] == "stop"
+
+
+def test_a_step_that_one_rank_erred_in_is_computed_again_by_all(folder: Path) -> None:
+    assert ends(folder, "once") == ("done", "done")
+    found = Broken(folder / "once")
+    assert found.decisions == [(50, "not_finite", "again", None)] and "the machine erred" in found.warned
+    assert found.story == Broken(folder / "whole").story
+
+
+def test_a_batch_that_one_rank_cannot_take_is_left_out_by_all_with_its_sample_named(folder: Path) -> None:
+    assert ends(folder, "spoiled") == ("done", "done")
+    found = Broken(folder / "spoiled")
+    assert [d[2:] for d in found.decisions] == [("again", None), ("skip", 50)]
+    fault = found.all("fault")[-1]
+    assert len(fault["sample_ids"]) == 8 and fault["place"]["rank"] == 1
+    assert fault["place"]["sample_id"] == fault["sample_ids"][5]  # row 1 of rank 1's four
+    tokens = [row["tokens"] for row in found.run.rows()]
+    assert tokens[-1] == 89 * 8 * 16  # 90 steps but one
+
+
+def test_a_spike_in_the_rows_of_one_rank_is_one_of_all(folder: Path) -> None:
+    assert ends(folder, "spike") == ("done", "done")
+    found = Broken(folder / "spike")
+    assert [d[:3] for d in found.decisions] == [(61, "loss_spike", "again"), (61, "loss_spike", "skip")]
+
+
+def test_a_stop_ends_all_ranks_alike_with_a_bundle_that_is_whole(folder: Path) -> None:
+    first, second = ends(folder, "stopped")
+    assert first.startswith("Step 50 not finite") and second.startswith("Step 50 not finite")
+    (fault,) = Broken(folder / "stopped").all("fault")
+    found = gf.reproduce_fault(folder / "stopped" / fault["bundle"])
+    assert found.loss > 0 and found.place is None  # what was wrong was rank 1's activations, not the numbers
+
+
+def test_sharded_weights_that_diverge_stop_all_ranks_with_a_bundle_of_the_whole_model(folder: Path) -> None:
+    first, second = ends(folder, "sharded")
+    assert "no weight was changed" in first and "no weight was changed" in second
+    (fault,) = Broken(folder / "sharded").all("fault")
+    assert fault["decision"] == "stop" and "place" not in fault
+    bundle = folder / "sharded" / fault["bundle"]
+    whole = load_file(folder / "whole" / "model" / "model.safetensors")
+    saved = load_file(bundle / "model.safetensors")
+    assert {name: t.shape for name, t in saved.items()} == {name: t.shape for name, t in whole.items()}
+    assert not math.isfinite(gf.reproduce_fault(bundle).grad_norm)
+
+
+def test_what_cannot_be_done_with_sharded_weights_is_refused_all_at_once_and_not_the_default() -> None:
+    sharded, _ = load_recipe(RECIPE | {"faults": {}}, {"parallel.shard": 2})
+    assert (sharded.faults.not_finite, sharded.faults.spike) == ("stop", "log")
+    assert sharded.faults.remember_every == sharded.faults.look_every == 0
+    assert load_recipe(RECIPE, {"parallel.shard": 1}).recipe.faults.not_finite == "roll_back"
+    wrong = {"parallel.shard": "all", "faults.not_finite": "skip", "faults.spike": "lower_rate"}
+    with pytest.raises(ConfigError) as refused:
+        load_recipe(RECIPE, wrong)
+    said = json.dumps(refused.value.problems)
+    for words in ("faults.not_finite 'skip' needs whole weights", "faults.spike 'lower_rate'", "take 'log' or 'stop'",
+                  "faults.remember_every 20"):  # fmt: skip
+        assert words in said
