@@ -26,7 +26,7 @@ from glassformer.run.folder import Run
 from glassformer.train import start
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.loop import Session
-from glassformer.train.parallel import joined
+from glassformer.train.parallel.joining import joined
 from glassformer.train.recipe import load_recipe
 from glassformer.train.step import Diverged
 

@@ -19,26 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from glassformer.errors import RunError, Stopped
+from glassformer.errors import Stopped
 from glassformer.run import checkpoints
 from glassformer.run.folder import Run
-from glassformer.run.report import write_report
 from glassformer.seeds import derive
-from glassformer.stats import bits_per_byte
-from glassformer.train import start
+from glassformer.train import measuring, start
 from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
 from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
-from glassformer.train.meter import Meter, joules, matmul_ceiling
-from glassformer.train.optimizers import build_optimizers, restore_state, state_tensors
-from glassformer.train.parallel import joined
+from glassformer.train.meter import Meter, joules
+from glassformer.train.optimizers import build_optimizers, restore_state
+from glassformer.train.parallel.joining import joined
 from glassformer.train.ranks import Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.recover import recover
+from glassformer.train.saving import Saver
 from glassformer.train.schedules import factor
 from glassformer.train.step import Update, micro_batches, update
 from glassformer.train.task import Batch, Event, Task
@@ -122,9 +120,10 @@ class Session:
         self.loss_of = start.loss_of(self.model, self.choice, self.recipe)
         self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
-        self.meter = Meter(task.flops_per_token, self._ceiling())
+        self.meter = Meter(task.flops_per_token, measuring.ceiling(self))
         self.noise = (ranks.rank,) if ranks.rank else ()
         """What other ranks than the first add to the seed of dropout."""
+        self.saver = Saver(self)
         self.consumed = hashlib.sha256().hexdigest()
         """Digest of every sample seen, in order: two runs that agree here saw the same text."""
 
@@ -148,30 +147,30 @@ class Session:
             done = step + 1
             last = done == self.num_steps
             for name, fields in self.guard.noted():
-                yield self._log(name, **fields)
+                yield self.log(name, **fields)
             if found and (last or step == 0 or done % train.log_every == 0):
-                yield self._log(
+                yield self.log(
                     "step", step=done, loss=found.loss, grad_norm=found.grad_norm,
                     learning_rate=rate * self.recipe.optimizer.learning_rate,
                     tokens=self.meter.tokens, seconds=self.meter.seconds, **self.meter.recent(),
                 )  # fmt: skip
             if done % train.validate_every == 0 and not last:
-                yield from self._validate(done, whole=False)
+                yield from measuring.validate(self, done, whole=False)
             if done % train.sample_every == 0 and not last:
-                yield from self._sample(done)
+                yield from measuring.sample(self, done)
             asked = self._count(batch, interrupt.reason, learned=found is not None)
             reason = None if last else asked
             if last or reason or done % train.checkpoint_every == 0:
                 if self.guard.damaged():
                     done = yield from recover(self, Fault(step, "not_finite", None))
                     continue
-                yield self._save(done, must=last or reason is not None)
+                yield from self.saver.save(done, must=last or reason is not None)
             if reason:
-                yield self._log("stopped", reason=reason, **self._summary())
+                yield self.log("stopped", reason=reason, **self.summary())
                 self.ranks.wait()  # for rank 0, which has it on the disk
                 raise Stopped(f"Stopped after step {done} of {self.num_steps}: {reason}.",
                               do="Everything is saved; the same command goes on.")  # fmt: skip
-        yield from self._finish(done, energy)
+        yield from measuring.finish(self, done, energy)
 
     def _step(self, step: int, batch: Batch, rate: float) -> Update:
         """One update. Raises Fault, with nothing changed, where the guard refuses it."""
@@ -180,7 +179,7 @@ class Session:
         found = update(
             self.loss_of, self.weights, self.optimizers, batch,
             rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
-            check=lambda found: self.guard.check(step, found, self._state), ranks=self.ranks,
+            check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
         )  # fmt: skip
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
         self.guard.look(step, self.model, batch, self.choice)
@@ -202,8 +201,8 @@ class Session:
         restored = self.restore()
         if self.begun is None:
             yield self.run.events.last("engine") or {}  # written by choose_engine
-            yield self._log("text_report", report=dict(self.task.report))
-            yield self._log(
+            yield self.log("text_report", report=dict(self.task.report))
+            yield self.log(
                 "start", recipe=self.recipe.name, steps=self.num_steps, device=str(self.device),
                 task=self.recipe.task, parameters=sum(map(prod, self.task.shapes.values())),
                 tokens_per_step=self.task.batches.tokens_per_batch, flops_per_token=self.task.flops_per_token,
@@ -211,7 +210,7 @@ class Session:
                 unit=self.recipe.unit, loss_unit=self.recipe.loss_unit,
             )  # fmt: skip
             for message in (*self.task.warnings, *self.task.batches.warnings):
-                yield self._log("warning", message=message)
+                yield self.log("warning", message=message)
         if restored is None:
             if init_from is not None:
                 masters, message = self.weights.masters, ""
@@ -219,15 +218,15 @@ class Session:
                 if self.ranks.is_first:
                     whole, message = start_from(whole, init_from)
                 self.weights.load(self.ranks.spread(whole, masters))
-                yield self._log("warning", message=message)
+                yield self.log("warning", message=message)
             if self.begun is not None:
-                yield self._log("resumed", step=0, lost_steps=0, findings=[])
+                yield self.log("resumed", step=0, lost_steps=0, findings=[])
             return 0
         self.meter.seconds = restored.state["seconds"]
         if "faults" in restored.state:
             self.guard.load(restored.state["faults"])
         findings = [str(finding) for finding in restored.findings]
-        yield self._log("resumed", step=restored.step, lost_steps=restored.lost_steps, findings=findings)
+        yield self.log("resumed", step=restored.step, lost_steps=restored.lost_steps, findings=findings)
         return restored.step
 
     def restore(self) -> checkpoints.Checkpoint | None:
@@ -247,99 +246,12 @@ class Session:
     def restore_counts(self, state: Mapping[str, Any]) -> None:
         self.consumed, self.meter.tokens = state["consumed"], state["tokens"]
 
-    def _validate(self, step: int, *, whole: bool) -> Iterator[Event]:
-        """Mean loss on what is held out, each target predicted once, without smoothing. With the training step's
-        own code and gradients on, so that nothing is compiled a second time; no gradient is taken."""
-        rows = self.recipe.train.batch // self.recipe.train.accumulate // self.ranks.count
-        limit = None if whole else self.recipe.train.validation_tokens
-        nats, num_targets, num_bytes = 0.0, 0.0, 0.0
-        with self._without_dropout(), torch.set_grad_enabled(not self.ranks.sharded):
-            for batch, counts in self.ranks.deal(_at_most(limit, self.task.validation(rows))):
-                for arrays in micro_batches(batch, 1, self.device):
-                    nats += self.plain_loss_of(**arrays).item() * batch.num_targets * counts
-                num_targets += batch.num_targets * counts
-                num_bytes += (self.task.num_bytes(batch) or 0) * counts
-            model = self._whole()
-            judged = self.task.judge(model, whole=whole) if self.ranks.is_first else {}
-        nats, num_targets, num_bytes = self.ranks.total(nats, num_targets, num_bytes)
-        self.meter.saw_ceiling(self._ceiling())
-        if num_targets:
-            bits = (
-                {"bits_per_byte": bits_per_byte(nats, int(num_bytes)), "bytes": int(num_bytes)}
-                if num_bytes
-                else {}
-            )
-            yield self._log(
-                "validation",
-                step=step,
-                loss=nats / num_targets,
-                tokens=int(num_targets),
-                whole=whole,
-                **bits,
-                **judged,
-            )
-
-    def _sample(self, step: int) -> Iterator[Event]:
-        with self._without_dropout():
-            model = self._whole()
-            for event in self.task.samples(model) if self.ranks.is_first else ():
-                yield self.run.events.append(event.pop("event"), step=step, **event)
-
-    def _save(self, step: int, *, must: bool) -> Event:
-        """A checkpoint. One that fails between is a warning: training goes on, and the older ones are there."""
-        began = time.perf_counter()
-        tensors = self.tensors()
-        if not self.ranks.is_first:
-            return self._log("checkpoint", step=step)
-        state = {"model": self.task.config.model_dump(mode="json"), **self._state()}
-        try:
-            path = checkpoints.save(self.run.checkpoints, step, tensors, state, keep=self.recipe.train.keep)
-        except RunError as error:
-            if must:
-                raise
-            return self._log("warning", message=f"no checkpoint at step {step}: {error}")
-        size = sum(file.stat().st_size for file in path.iterdir())
-        return self._log(
-            "checkpoint", step=step, path=path.name, bytes=size, seconds=time.perf_counter() - began
-        )
-
-    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What a checkpoint holds, whole and on the CPU; on rank 0."""
-        masters, gather = self.weights.masters, self.ranks.gather
-        return {"model": gather(masters), "optimizer": gather(state_tensors(self.optimizers, masters))}
-
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What goes with the tensors."""
         counts = {"consumed": self.consumed, "tokens": self.meter.tokens, "seconds": self.meter.seconds}
         return {**counts, "faults": self.guard.state()}
 
-    def _finish(self, step: int, energy: float | None) -> Iterator[Event]:
-        """After the last checkpoint: the finished model, all that is measured on it, and the report."""
-        if self.recipe.train.average > 1:
-            mean: dict[str, torch.Tensor] = {}
-            steps: list[int] = []
-            if self.ranks.is_first:
-                mean, steps = checkpoints.mean(self.run.checkpoints, self.recipe.train.average)
-            self.weights.load(self.ranks.spread(mean, self.weights.masters))
-            yield self._log("averaged", step=step, steps=steps)
-        yield from self._validate(step, whole=True)
-        yield from self._sample(step)
-        model = self._whole()
-        if not self.ranks.is_first:
-            return
-        self.weights.settle()
-        model.eval()
-        self.task.save(self.run.model, model)
-        for event in self.task.findings(model):
-            yield self._log(event.pop("event"), **event)
-        now = joules()
-        used = {} if energy is None or now is None else {"joules": now - energy}
-        summary = self._summary()
-        yield self._log("cost", **{key: summary[key] for key in ("flops", "seconds", "tokens")}, **used)
-        yield self._log("done", **summary)
-        write_report(self.run)
-
-    def _summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.run.summary().items() if key not in ("run", "status")}
         return {
             **kept,
@@ -351,25 +263,6 @@ class Session:
             "consumed": self.consumed,
         }
 
-    def _ceiling(self) -> float:
-        """What the bare products reach at this moment, on all ranks together."""
-        rows = self.task.batches.tokens_per_batch // self.recipe.train.accumulate // self.ranks.count
-        mine = matmul_ceiling(self.task.matrices.values(), rows, self.choice.precision, self.choice.device)
-        return self.ranks.total(mine)[0]
-
-    def _whole(self) -> nn.Module:
-        """The model with all its weights, to be looked at; on rank 0."""
-        return self.ranks.whole(self.model, self.weights, lambda: self.task.build(self.device))
-
-    @contextlib.contextmanager
-    def _without_dropout(self) -> Iterator[None]:
-        """Compiled code belongs to one mode, so the mode is left alone where it changes nothing."""
-        self.model.train(not self.task.config.dropout)
-        try:
-            yield
-        finally:
-            self.model.train()
-
     def _warm_up(self) -> None:
         """Compile, and touch all memory, before the clock runs: one gradient that no weight sees."""
         batch = self.ranks.rows(self.task.batches.batch(0))
@@ -380,15 +273,5 @@ class Session:
         self.weights.collect()
         self.weights.zero_gradients()
 
-    def _log(self, name: str, **fields: Any) -> Event:
+    def log(self, name: str, **fields: Any) -> Event:
         return self.run.events.append(name, **fields)
-
-
-def _at_most(num_targets: int | None, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The first batches, until so many targets are in them."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += batch.num_targets
-        if num_targets is not None and seen >= num_targets:
-            return

@@ -1,4 +1,4 @@
-"""What a session asks of the ranks, and the answers of one that is alone. `train/parallel.py` has those of many.
+"""What a session asks of the ranks, and the answers of one that is alone. `train/parallel/` has those of many.
 
 Every method that takes part in an exchange is called by all ranks, in the same order. So whatever decides which one
 comes next (a fault, a signal, the end) is itself agreed on: `agree`, `anywhere`, `decide`, `step_taken`.

@@ -17,6 +17,7 @@ from glassformer.train.faults import Fault, in_words
 from glassformer.train.memory import not_finite
 from glassformer.train.optimizers import state_tensors
 from glassformer.train.ranks import Ranks
+from glassformer.train.saving import whole_tensors
 from glassformer.train.step import Diverged, micro_batches
 from glassformer.train.task import Batch, Event
 
@@ -146,7 +147,7 @@ def _bundle(session: Session, fault: Fault, batch: Batch, event: dict[str, Any])
         "label_smoothing": recipe.train.label_smoothing, "z_loss": recipe.train.z_loss,
         "recipe": recipe.resolved(), "made_with": session.run.manifest,
     }  # fmt: skip
-    tensors = session.tensors()
+    tensors = whole_tensors(session)
     if not session.ranks.is_first:
         return None
     session.seed_dropout(fault.step)
