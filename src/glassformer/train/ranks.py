@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassformer.model.count import Precision
+from glassformer.train.optimizers import each_orthogonal
 from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
 
@@ -25,6 +26,8 @@ class Ranks:
     """One rank, alone: nothing is divided, and every number stays what it is."""
 
     rank, count, sharded = 0, 1, False
+    data_rank, data_count = 0, 1
+    """Over which rows are divided: fewer than all where several compute each layer together."""
 
     @property
     def is_first(self) -> bool:
@@ -59,7 +62,12 @@ class Ranks:
         length: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
         return length
 
+    def orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
+        """Muon's whole matrices of one shape, each made orthogonal."""
+        return each_orthogonal(matrices)
+
     def sum(self, value: Tensor) -> Tensor:
+        """The sum over the ranks' rows."""
         return value
 
     def total(self, *numbers: float) -> Sequence[float]:

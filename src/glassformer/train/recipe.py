@@ -71,7 +71,7 @@ class BaseRecipe(Config):
         faults = values.get("faults", {}) if isinstance(values, Mapping) else None
         if not isinstance(parallel, Mapping) or not isinstance(faults, Mapping):
             return values
-        if str(parallel.get("shard", 1)) == "1":
+        if str(parallel.get("shard", 1)) == str(parallel.get("tensor", 1)) == "1":
             return values
         return {
             **values,
@@ -80,21 +80,21 @@ class BaseRecipe(Config):
 
     @model_validator(mode="after")
     def _can_be_sharded(self) -> Self:
-        if self.parallel.shard == 1:
+        if not self.parallel.divides_weights:
             return self
-        problems = []
+        problems, by = [], "shard" if self.parallel.shard != 1 else "tensor"
         if self.optimizer.kind in WHOLE_MATRICES:
             problems.append(
-                f"optimizer.kind '{self.optimizer.kind}' needs whole matrices, but parallel.shard divides them; "
-                "take adamw, or shard = 1"
+                f"optimizer.kind '{self.optimizer.kind}' needs whole matrices, but parallel.{by} divides them; "
+                f"take adamw or muon, or {by} = 1"
             )
         if self.engine.compile == "on":
-            problems.append("engine.compile 'on' has no effect with parallel.shard: sharded steps are eager")
+            problems.append(f"engine.compile 'on' has no effect with parallel.{by}: divided steps are eager")
         for key, possible in _SHARDED_FAULTS.items():
             if (given := getattr(self.faults, key)) not in possible:
                 instead = " or ".join(map(repr, possible))
                 problems.append(
-                    f"faults.{key} {given!r} needs whole weights on each rank; take {instead}, or shard = 1"
+                    f"faults.{key} {given!r} needs whole weights on each rank; take {instead}, or {by} = 1"
                 )
         if problems:
             raise Clash(problems)
@@ -251,8 +251,8 @@ _SHARDED_FAULTS: dict[str, tuple[str | int, ...]] = {
 }  # fmt: skip
 """What [faults] can be where weights are divided, the default first: nothing looks at a model in parts, or keeps it in
 memory."""
-WHOLE_MATRICES = ("muon", "adafactor")
-"""Optimisers that look at a whole matrix, not at one weight after the other."""
+WHOLE_MATRICES = ("adafactor",)
+"""Optimisers that look at a whole matrix, and are torch's, which cannot do so where a rank holds a part of it."""
 _KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder", "label": "encoder"}
 _DEMOS = {
     "language": "demo", "translate": "demo-translate", "mask": "demo-mask", "label": "demo-label",

@@ -96,7 +96,7 @@ def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choic
     recipe, trial = task.recipe, make_trial(task)
     asked = recipe.engine.model_dump()
     engine = recipe.engine
-    if recipe.parallel.shard != 1 and num_ranks > 1:
+    if recipe.parallel.tensor > 1 or (recipe.parallel.shard != 1 and num_ranks > 1):
         engine = engine.model_copy(update={"compile": "off"})
     recorded = events.last("engine")
     if recorded is not None:

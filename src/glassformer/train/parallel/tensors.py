@@ -1,0 +1,88 @@
+"""A weight cut into the parts that ranks hold, and put together again.
+
+A divided weight is cut twice: by the tensor group along the axis of its heads or neurons, and what is left by FSDP2
+along its first axis, so it is closed in the reverse order. Copies hold the same parts.
+
+    W -> tensor group: W[order] in equal parts along `dim` -> FSDP2: parts of those along axis 0, the last one shorter
+
+Some matrices hold several side by side (queries, keys and values; gate and up). `order` puts the rows of one rank's
+heads next to each other, before the first cut; a checkpoint knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from glassformer.train.parallel.mesh import Mesh
+
+
+class Parts:
+    """Cuts and closes tensors on one mesh. `orders` are those of the weights whose rows were put in another one."""
+
+    def __init__(self, mesh: Mesh, orders: Mapping[str, Tensor] | None = None) -> None:
+        self._mesh = mesh
+        self._orders = orders or {}
+
+    def closed(self, tensor: Tensor) -> Tensor:
+        """The whole tensor, its rows in the order in which ranks hold them. All ranks of a copy take part."""
+        if not isinstance(tensor, DTensor):
+            return tensor
+        value, dims = tensor.to_local(), _dims(tensor)
+        shape = list(tensor.shape)
+        if "tensor" in dims:
+            shape[dims["tensor"]] //= self._mesh.tensor
+        for name in ("shard", "tensor"):
+            if name in dims:
+                if name == "tensor":
+                    shape = list(tensor.shape)
+                value = DTensor.from_local(
+                    value.contiguous(), self._mesh.along(name), [Shard(dims[name])], run_check=False,
+                    shape=torch.Size(shape), stride=torch.empty(shape, device="meta").stride(),
+                ).full_tensor()  # fmt: skip
+        return value
+
+    def cut(self, value: Tensor, like: Tensor) -> Tensor:
+        """This rank's part of a whole tensor whose rows stand as in `closed`, divided as `like` is."""
+        if not isinstance(like, DTensor):
+            return value
+        dims = _dims(like)
+        if "tensor" in dims:
+            value = value.chunk(self._mesh.tensor, dims["tensor"])[self._mesh.tensor_rank]
+        if "shard" in dims:
+            pieces, place = value.chunk(self._mesh.shard), self._mesh.data_rank % self._mesh.shard
+            value = pieces[place] if place < len(pieces) else value[:0]
+        return DTensor.from_local(
+            value.contiguous(), like.device_mesh, like.placements, run_check=False,
+            shape=like.shape, stride=like.stride(),
+        )  # fmt: skip
+
+    def ordered(self, name: str, value: Tensor) -> Tensor:
+        """A whole tensor's rows as ranks hold them. `name` is the weight's, or of what an optimiser keeps for it."""
+        order = self._order(name, value)
+        return value if order is None else value[order.to(value.device)]
+
+    def plain(self, name: str, value: Tensor) -> Tensor:
+        """The reverse: rows as the model has them."""
+        order = self._order(name, value)
+        return value if order is None else value[order.argsort().to(value.device)]
+
+    def counts(self, tensor: Tensor) -> bool:
+        """Whether this rank's part is the one to be counted: of what several ranks hold alike, one is."""
+        return self._mesh.tensor_rank == 0 or "tensor" in _dims(tensor)
+
+    def _order(self, name: str, value: Tensor) -> Tensor | None:
+        order = self._orders.get(name, self._orders.get(name.rpartition(".")[0]))
+        return None if order is None or value.shape[:1] != order.shape else order
+
+
+def _dims(tensor: Tensor) -> dict[str, int]:
+    """Along which axis each line of the mesh divides it."""
+    if not isinstance(tensor, DTensor):
+        return {}
+    names = tensor.device_mesh.mesh_dim_names or ()
+    pairs = zip(names, tensor.placements, strict=True)
+    return {name: placement.dim for name, placement in pairs if not placement.is_replicate()}  # type: ignore[attr-defined] # all others have one
