@@ -19,6 +19,7 @@ memory of their own.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed._tools.fake_collectives  # noqa: F401 # gives torch's exchanges shapes
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -37,6 +38,9 @@ Kind = Literal["weights", "gradients", "optimizer", "batch", "activations", "los
 KINDS: tuple[Kind, ...] = (
     "weights", "gradients", "optimizer", "batch", "activations", "loss", "gathered", "working",
 )  # fmt: skip
+_FRAMES = 30
+"""So far up the calls is looked for who makes a tensor."""
+_LIFT = torch.ops.aten.lift_fresh.default
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _DEVICE = torch.ops.prim.device.default
 
@@ -55,16 +59,17 @@ class Ledger(TorchDispatchMode):
         """What was held when all together was most, ..."""
         self.peak_moment = "beginning"
         """... and when that was."""
-        self.exchanges: list[tuple[str, Exchange]] = []
-        """In order, each with its moment."""
+        self.exchanges: list[Exchange] = []
+        """In order."""
         self._entries: dict[int, _Entry] = {}
-        self._emptied: dict[int, _Entry] = {}
-        self._inside, self._blocks, self._blocks_done = 0, 0, 0
+        self._resizable: dict[int, _Entry] = {}
+        self._model: nn.Module | None = None
+        self._inside, self._blocks, self._blocks_done, self._looked = 0, 0, 0, False
 
     def at(self, moment: str) -> None:
         """Something else goes on from here."""
         self._settle()
-        self.moment, self._blocks_done = moment, 0
+        self.moment, self._blocks_done, self._looked = moment, 0, False
 
     def begin(self) -> None:
         """Forget what was most, and what was sent: a step begins."""
@@ -72,14 +77,16 @@ class Ledger(TorchDispatchMode):
         self.most, self.at_peak = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
         self.exchanges.clear()
 
+    @torch.no_grad()
     def tag(self, tensors: Iterable[Tensor | None], kind: Kind) -> None:
         """These are of that class."""
         for tensor in tensors:
             if tensor is not None:
-                self._enter(tensor.to_local() if isinstance(tensor, DTensor) else tensor, kind)
+                self._enter(_own(tensor), kind)
 
     def watch(self, model: nn.Module) -> None:
-        """Know where the last layer ends, after which there is only the loss."""
+        """Know what FSDP2 gathers, and where the last layer ends, after which there is only the loss."""
+        self._model = model
         parts = [child for child in model.children() if not isinstance(child, nn.ModuleList)]
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         self._blocks = len(blocks)
@@ -94,20 +101,20 @@ class Ledger(TorchDispatchMode):
             return args[0].fake_device
         if func is _SCALAR and isinstance(args[0], FakeTensor):  # what is decided by a number is decided by 1
             return 1.0 if args[0].is_floating_point() else 1
-        self._resized()
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        given = [*tensors_in(args), *tensors_in(list(kwargs.values()))]
+        if given and func is not _LIFT and not any(isinstance(tensor, FakeTensor) for tensor in given):
+            with unset_fake_temporarily():  # which rank is where in a mesh: numbers that are needed
+                return func(*args, **kwargs)
+        self._resized(given)
+        result = func(*args, **kwargs)
         exchange = read_exchange(func, args, result)
         if exchange is not None:
-            self.exchanges.append((self.moment, exchange))
+            self.exchanges.append(exchange)
             self.tag(tensors_in([*args, result]), "gathered")
-        elif getattr(func, "namespace", "") == "fsdp":
-            self.tag(tensors_in((kwargs or {}).get("out")), "gathered")
-        for tensor in tensors_in(args):
-            if not isinstance(tensor, FakeTensor):
-                self._enter(tensor, "batch")
         kind = self._kind()
         for tensor in tensors_in(result):
-            if tensor.untyped_storage()._cdata not in self._entries:
+            if tensor.untyped_storage()._cdata not in self._entries and not _is_only_a_shape():
                 self._enter(tensor, kind)
         return result
 
@@ -118,8 +125,15 @@ class Ledger(TorchDispatchMode):
         behind = self._blocks and self._blocks_done >= self._blocks and not self._inside
         return "loss" if behind else "activations"
 
+    @torch.no_grad()
     def _into(self, module: nn.Module, args: Any) -> None:
-        self._inside += 1
+        looked_at = module if self._looked else self._model
+        for weight in looked_at.parameters() if looked_at else ():
+            own = _own(weight)
+            entry = self._entries.get(own.untyped_storage()._cdata)
+            if entry is not None and entry.kind != "weights":
+                self._enter(own, "gathered")
+        self._inside, self._looked = self._inside + 1, True
 
     def _out_of(self, module: nn.Module, args: Any, result: Any) -> None:
         self._inside -= 1
@@ -139,24 +153,30 @@ class Ledger(TorchDispatchMode):
         entry.kind, entry.size = kind, storage.nbytes()
         self.now[kind] += entry.size
         if kind == "gathered":
-            self._emptied[key] = entry
+            self._resizable[key] = entry
 
     def _strike(self, key: int) -> None:
         self._settle()
         entry = self._entries.pop(key)
-        self._emptied.pop(key, None)
+        self._resizable.pop(key, None)
         self.now[entry.kind] -= entry.size
 
-    def _resized(self) -> None:
-        """FSDP empties storages without an operation: look at those that it may empty."""
-        for key, entry in list(self._emptied.items()):
+    def _resized(self, used: Iterable[Tensor]) -> None:
+        """FSDP2 empties storages, and fills them again, without an operation: look at those that it may have emptied,
+        and at those that are used."""
+        for key, entry in list(self._resizable.items()):
             storage = entry.held()
             if storage is not None and storage.nbytes() != entry.size:
                 self._settle()
                 self.now[entry.kind] += storage.nbytes() - entry.size
                 entry.size = storage.nbytes()
             if not entry.size:
-                del self._emptied[key]
+                del self._resizable[key]
+        for tensor in used:
+            storage = tensor.untyped_storage()
+            entry = self._entries.get(storage._cdata)
+            if entry is not None and storage.nbytes() != entry.size:
+                self._enter(tensor, "gathered")
 
     def _settle(self) -> None:
         """Something is about to become less: until here it only became more."""
@@ -174,6 +194,24 @@ class _Entry:
 
     def __init__(self, size: int, kind: Kind, held: weakref.ref[torch.UntypedStorage]) -> None:
         self.size, self.kind, self.held = size, kind, held
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """This rank's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _is_only_a_shape() -> bool:
+    """Whether DTensor is finding out what shape the whole of a result has, for which it makes whole tensors where no
+    numbers are needed. Real ranks do so too; this is how to tell."""
+    frame = sys._getframe(2)
+    for _ in range(_FRAMES):
+        if frame.f_code.co_name.startswith("_propagate_tensor_meta"):
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _device(tensor: Tensor) -> torch.device:
