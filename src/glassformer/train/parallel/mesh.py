@@ -46,8 +46,9 @@ class Mesh:
 
     @cached_property
     def _whole(self) -> DeviceMesh:
-        sizes = (self.copies, self.shard, self.tensor)
-        return init_device_mesh(self._device, sizes, mesh_dim_names=("copies", "shard", "tensor"))
+        sizes = {"copies": self.copies, "shard": self.shard, "tensor": self.tensor}
+        sizes = {name: size for name, size in sizes.items() if size > 1 or name == "shard"}
+        return init_device_mesh(self._device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
 
     @property
     def data(self) -> DeviceMesh:

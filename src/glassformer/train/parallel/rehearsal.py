@@ -107,11 +107,7 @@ def rehearse_task(recipe: AnyRecipe, task: Task | None, ranks: int, rank: int = 
         stage = Stage(recipe, subject, choice, mine, ledger)
         exchanges = stage.step()
         held = stage.held()
-    uneven = _uneven(held["weights"])
-    if uneven is not None:
-        with pretended(recipe.parallel, ranks - 1, ranks) as (last, other):
-            kept = Stage(recipe, subject, choice, last, other).held()
-        uneven |= {"first_rank_bytes": _local_bytes(held), "last_rank_bytes": _local_bytes(kept)}
+    uneven = _uneven(held)
     whole = sum(_whole_bytes(tensor) for kind in ("weights", "optimizer") for tensor in held[kind].values())
     host = {"checkpoint": whole if rank == 0 else 0}
     if recipe.faults.remember_every:
@@ -161,8 +157,10 @@ def _mesh(weights: Named, ranks: int) -> dict[str, int]:
     return {"copies": ranks // prod(sizes.values()), **sizes}
 
 
-def _uneven(weights: Named) -> dict[str, Any] | None:
-    """Weights that are not divided into equal parts, and by how much the first rank's exceed those, in bytes."""
+def _uneven(held: Mapping[str, Named]) -> dict[str, Any] | None:
+    """Weights that are not divided into equal parts, and by how much the first rank's exceed those, in bytes; of all
+    that stays from step to step, what the first rank holds and the last."""
+    weights = held["weights"]
     found = {
         name: _storage_bytes(weight) - _whole_bytes(weight) / _parts(weight) for name, weight in weights.items()
     }
@@ -170,10 +168,30 @@ def _uneven(weights: Named) -> dict[str, Any] | None:
     if not found:
         return None
     worst = max(found, key=lambda name: found[name])
+    tensors = [tensor for kind in held.values() for tensor in kind.values()]
     return {
         "weights": len(found), "of": len(weights), "worst": worst, "shape": list(weights[worst].shape),
         "waste_bytes": round(sum(found.values())),
+        "first_rank_bytes": sum(_part_bytes(tensor, last=False) for tensor in tensors),
+        "last_rank_bytes": sum(_part_bytes(tensor, last=True) for tensor in tensors),
     }  # fmt: skip
+
+
+def _part_bytes(tensor: Tensor, *, last: bool) -> int:
+    """Of the first rank's part, or the last one's: of r rows over n ranks, ceil(r / n), and what is left after n - 1 of
+    those. A tensor group's parts, which come first, are equal."""
+    if not isinstance(tensor, DTensor):
+        return _whole_bytes(tensor)
+    sizes = dict(zip(tensor.device_mesh.mesh_dim_names or (), tensor.device_mesh.shape, strict=True))
+    size, shape = tensor.element_size(), list(tensor.shape)
+    dims = zip(sizes, tensor.placements, strict=True)
+    for name, placement in sorted(dims, key=lambda dim: dim[0] == "shard"):
+        if placement.is_replicate():
+            continue
+        rows, count = shape[placement.dim], sizes[name]  # type: ignore[attr-defined] # all others have one
+        part = -(-rows // count)
+        shape[placement.dim] = max(0, rows - part * (count - 1)) if last else part  # type: ignore[attr-defined]
+    return size * prod(shape)
 
 
 def _parts(weight: Tensor) -> int:
