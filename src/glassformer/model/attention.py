@@ -81,8 +81,7 @@ class Attention(nn.Module):
         if memory is None:
             q, k, v = map(self._split, torch.split(self.qkv(x), self.sizes, dim=-1))
         else:
-            bias = None if self.qkv.bias is None else self.qkv.bias[: self.sizes[0]]
-            q, (k, v) = self._split(F.linear(x, self.qkv.weight[: self.sizes[0]], bias)), memory
+            q, (k, v) = self._split(self.project(x, slice(0, self.sizes[0]))), memory
         q = self._turned(see, "q", q, self.q_norm, turn)
         k = self._turned(see, "k", k, self.k_norm, turn) if memory is None else _see_heads(see, "k", k)
         v = _see_heads(see, "v", v)
@@ -141,11 +140,13 @@ class Attention(nn.Module):
 
     def remember(self, memory: Float[Tensor, "batch key width"]) -> tuple[Keys, Keys]:
         """Keys and values of another stack's output, once for however many queries look at it."""
-        first = self.sizes[0]
-        bias = None if self.qkv.bias is None else self.qkv.bias[first:]
-        projected = F.linear(memory, self.qkv.weight[first:], bias)
+        projected = self.project(memory, slice(self.sizes[0], sum(self.sizes)))
         k, v = map(self._split, torch.split(projected, self.sizes[1:], dim=-1))
         return (k if self.k_norm is None else self.k_norm(k)), v
+
+    def project(self, x: Float[Tensor, "batch position width"], rows: slice) -> Float[Tensor, "batch position entries"]:
+        """Queries alone, or keys and values alone: cross-attention takes them of two texts."""
+        return F.linear(x, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
 
     def _split(self, y: Float[Tensor, "batch position entries"]) -> Queries:
         """Entries of all heads side by side -> one axis for the heads."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -50,6 +51,7 @@ def divide(model: Transformer, mesh: DeviceMesh) -> Divided:
             module.heads, module.kv_heads = module.heads // count, module.kv_heads // count
             module.sizes = [size // count for size in module.sizes]
             _own_noise(module, mesh.get_local_rank())
+            _own_projection(module, mesh)
             styles: Any = {"qkv": ColwiseParallel(), "out": RowwiseParallel()}
         elif isinstance(module, FeedForward):
             neurons = module.down.in_features
@@ -72,6 +74,20 @@ def _reorder(found: Divided, name: str, linear: nn.Linear, sizes: Sequence[int],
     for key, weight in linear.named_parameters():
         weight.data = weight.data[order.to(weight.device)]
         found.orders[f"{name}.{key}"] = order
+
+
+def _own_projection(attention: Attention, mesh: DeviceMesh) -> None:
+    """Cross-attention takes queries of one text and keys and values of another, by rows of one weight: here of the
+    rank's own rows. `ColwiseParallel` does for the whole weight what is done here: x is all of it on every rank, and
+    the parts of its gradient are added up."""
+
+    def project(x: Tensor, rows: slice) -> Tensor:
+        all_of_it = DTensor.from_local(x, mesh, [Replicate()], run_check=False)
+        weight, bias = (None if w is None else w.to_local()[rows] for w in (qkv.weight, qkv.bias))
+        return F.linear(all_of_it.to_local(grad_placements=[Partial()]), weight, bias)
+
+    qkv: Any = attention.qkv
+    attention.project = project  # type: ignore[method-assign] # for this model
 
 
 def _own_noise(attention: Attention, rank: int) -> None:
