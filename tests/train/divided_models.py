@@ -16,12 +16,14 @@ from torch import Tensor
 from glassformer.model.config import ModelConfig
 from glassformer.model.stacks import build
 from glassformer.train.config import ParallelConfig
+from glassformer.train.parallel import vocabulary
 from glassformer.train.parallel.many import ManyRanks
 from glassformer.train.world import World
 
 
 def main() -> None:
     """One forward and one backward pass of each model, whole and divided, from the same weights."""
+    vocabulary.LOGITS_AT_ONCE = 64  # a few tokens at once
     dist.init_process_group("gloo")
     world = World.here()
     found = {}
@@ -44,8 +46,8 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
     model.use_attention("explicit")
     whole.use_attention("explicit")
     weights = ranks.prepare(model, "fp32")
-    batch = rows(config)
-    expected, loss = whole.loss(**batch), model.loss(**batch)
+    batch, options = rows(config), {"label_smoothing": 0.1, "z_loss": 0.01, "num_targets": 7}
+    expected, loss = whole.loss(**batch, **options), model.loss(**batch, **options)
     expected.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
     loss.backward()  # type: ignore[no-untyped-call] # the same
     ranks.sum_gradients(weights)

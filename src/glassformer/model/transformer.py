@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from glassformer.model.block import Block
 from glassformer.model.config import ModelConfig
 from glassformer.model.dropout import dropout
 from glassformer.model.init import initialise
+from glassformer.model.loss import linear_cross_entropy
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, wants, within
 from glassformer.model.positions import alibi_slopes, rotations, sinusoids
@@ -92,6 +94,12 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
         if config.tied:
             self.head.weight = self.embed.weight
+
+    def compare(self, x: Vectors, targets: Int[Tensor, "*rows"], **options: Any) -> Float[Tensor, ""]:
+        """How wrong the head is about these vectors' targets; `options` are those of `linear_cross_entropy`."""
+        return linear_cross_entropy(
+            x.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias, **options
+        )
 
     def _scores(self, x: Vectors, see: See, ids: Ids | None = None) -> Float[Tensor, "batch position vocab"]:
         """Logits, and for one who looks what they say of `ids`, the row that is written."""

@@ -5,7 +5,8 @@
 
 Each rank gets all of x and gives a part of a sum; one all-reduce in each layer adds the parts up, and one on the way
 back adds up the gradients of x (Shoeybi et al. 2019, Megatron-LM). It is torch's own: `ColwiseParallel` for rows of a
-weight, `RowwiseParallel` for columns. Embedding, head and norms are whole on every rank of the group.
+weight, `RowwiseParallel` for columns. Embedding and head are divided by tokens of the vocabulary
+(train/parallel/vocabulary.py); norms and added positions are whole on every rank of the group.
 
 Keys and values go with the queries that read them, so the group's size divides their heads. The model's code is the
 same: an attention has fewer heads, a feed-forward fewer neurons.
@@ -29,6 +30,7 @@ from glassformer.model.attention import Attention
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.transformer import Transformer
 from glassformer.seeds import derive
+from glassformer.train.parallel.vocabulary import divide_vocabulary
 
 
 @dataclass
@@ -60,6 +62,7 @@ def divide(model: Transformer, mesh: DeviceMesh) -> Divided:
         else:
             continue
         parallelize_module(module, mesh, styles, src_data_rank=None)
+    divide_vocabulary(model, mesh)
     if model.config.positions == "alibi":
         model.slopes = model.slopes.chunk(count)[mesh.get_local_rank()]
     return found
