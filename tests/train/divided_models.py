@@ -37,15 +37,18 @@ def main() -> None:
 
 def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
     """Relative differences: of the loss, of a gradient from its largest entry, and of the gradient's length; and
-    whether the weights that are put together again are the same to the bit."""
-    model, whole = build(config), build(config)
+    whether the weights it begins with, and those that were handed out, are the same to the bit when they are put
+    together again."""
+    model, whole = build(config, seed=3, device="meta"), build(config, seed=3)
+    weights, named = ranks.prepare(model, "fp32"), dict(whole.named_parameters())
+    begun = ranks.gather(weights.masters)
+    same = all(torch.equal(begun[name], w) for name, w in named.items()) if ranks.is_first else None
     for number, weight in enumerate(whole.parameters()):  # no gain is 1, no bias 0, and attention is sharp
         mean, spread = (0.5, 0.2) if weight.ndim == 1 else (0.0, 0.4)
         torch.nn.init.normal_(weight, mean, spread, generator=torch.Generator().manual_seed(number))
-    model.load_state_dict(whole.state_dict())
+    weights.load(ranks.spread({name: w.detach() for name, w in named.items()}, weights.masters))
     model.use_attention("explicit")
     whole.use_attention("explicit")
-    weights = ranks.prepare(model, "fp32")
     batch, options = rows(config), {"label_smoothing": 0.1, "z_loss": 0.01, "num_targets": 7}
     expected, loss = whole.loss(**batch, **options), model.loss(**batch, **options)
     expected.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -54,7 +57,6 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
     length = ranks.norm(weights.gradients)
     gradients = ranks.gather({name: w.grad for name, w in weights.masters.items() if w.grad is not None})
     masters = ranks.gather(weights.masters)
-    named = dict(whole.named_parameters())
     if not ranks.is_first:
         return {}
     assert gradients.keys() == masters.keys() == named.keys()
@@ -70,7 +72,8 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
         "gradient": max(far.values()),
         "where": max(far, key=lambda name: far[name]),
         "length": abs(float(length / wanted_length) - 1),
-        "same weights": all(torch.equal(masters[name], w) for name, w in named.items()),
+        "begins alike": same,
+        "gathered alike": all(torch.equal(masters[name], w) for name, w in named.items()),
         "held": sum(w.numel() for w in ranks.mine(weights.masters).values()) / sum(w.numel() for w in named.values()),
     }
 

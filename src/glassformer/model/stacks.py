@@ -235,6 +235,10 @@ _MEMBERS: dict[str, type[Transformer]] = {
 
 
 def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device | None = None) -> Transformer:
-    """The model a config describes, its weights drawn from `seed`."""
+    """The model a config describes, its weights drawn from `seed`. On `meta` they have shapes and no numbers, for ranks
+    that fill in their parts (`train/parallel/tensors.py`)."""
+    if device is not None and torch.device(device).type == "meta":
+        with torch.device("meta"):
+            return _MEMBERS[config.kind](config, seed=seed)
     model = _MEMBERS[config.kind](config, seed=seed)
     return model if device is None else model.to(device)

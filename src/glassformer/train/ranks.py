@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glassformer.model.count import Precision
 from glassformer.train.optimizers import each_orthogonal
-from glassformer.train.task import Batch
+from glassformer.train.task import Batch, Task
 from glassformer.train.weights import Weights
 
 T = TypeVar("T")
@@ -49,6 +49,10 @@ class Ranks:
     def deal(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
         """Whole batches in turn, with 0 for one that does not count: all ranks take as many."""
         return ((batch, 1) for batch in batches)
+
+    def build(self, task: Task, device: torch.device) -> nn.Module:
+        """The model, to be prepared. Where weights are divided they have no numbers yet."""
+        return task.build(device)
 
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         """The model's weights as this rank holds them."""

@@ -33,6 +33,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from glassformer.model.block import Block
+from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
 from glassformer.model.transformer import Transformer
 from glassformer.train.config import ParallelConfig
@@ -41,7 +42,7 @@ from glassformer.train.parallel.mesh import Ids, Mesh, Rows
 from glassformer.train.parallel.tensor import Divided, divide
 from glassformer.train.parallel.tensors import Parts
 from glassformer.train.ranks import Named, Ranks
-from glassformer.train.task import Batch
+from glassformer.train.task import Batch, Task
 from glassformer.train.weights import Weights
 from glassformer.train.world import World
 
@@ -90,6 +91,10 @@ class ManyRanks(Ranks):
         if self._root is not None:
             self._root.reshard()  # no backward pass comes that would
 
+    def build(self, task: Task, device: torch.device) -> nn.Module:
+        blank = self.sharded and isinstance(task.config, ModelConfig)
+        return task.build("meta" if blank else device)
+
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         if not self.sharded:
             return Weights(model, precision)
@@ -107,6 +112,8 @@ class ManyRanks(Ranks):
             if isinstance(module, FSDPModule):  # a sum: the loss is already a share of the batch's mean
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+        if isinstance(model, Transformer) and any(weight.is_meta for weight in model.parameters()):
+            self.parts.fill(model, self._device)
         return Weights(model, "fp32")  # FSDP2 keeps float32 masters itself, and gathers what is computed with
 
     def sum_gradients(self, weights: Weights) -> None:

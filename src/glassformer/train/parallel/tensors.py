@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from glassformer.model.init import draw
+from glassformer.model.transformer import Transformer
 from glassformer.train.parallel.mesh import Mesh
 
 
@@ -56,6 +58,18 @@ class Parts:
             value.contiguous(), like.device_mesh, like.placements, run_check=False,
             shape=like.shape, stride=like.stride(),
         )  # fmt: skip
+
+    @torch.no_grad()
+    def fill(self, model: Transformer, device: str) -> None:
+        """Give this rank's parts of a model without numbers the ones it starts with, one whole weight after the other:
+        the numbers of one rank to the bit, and no rank ever holds the whole model."""
+        constants = {name: constant.clone() for name, constant in model.named_buffers()}
+        model.to_empty(device=torch.device(device))
+        for name, constant in constants.items():
+            model.get_buffer(name).copy_(constant)
+        for name, weight in model.named_parameters():
+            value = draw(name, torch.empty(weight.shape), model.config, model.seed)
+            weight.copy_(self.cut(self.ordered(name, value).to(device), weight))
 
     def ordered(self, name: str, value: Tensor) -> Tensor:
         """A whole tensor's rows as ranks hold them. `name` is the weight's, or of what an optimiser keeps for it."""
