@@ -57,6 +57,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.causal = layer, causal
         self.kernel: Kernel = "fused"
+        self.whole = True
+        """False where other ranks hold the rest of the heads; then `result` is nowhere to be seen."""
         self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_width
         self.dropout = config.dropout
         self.sizes = [heads * self.head_size for heads in (self.heads, self.kv_heads, self.kv_heads)]
@@ -100,7 +102,7 @@ class Attention(nn.Module):
         else:
             z = self.explicit(q, k, v, causal_mask(q.shape[2], k.shape[2], q.device) if causal else mask, see)
         z = _see_heads(see, "z", z)
-        if wants(see, "result"):
+        if self.whole and wants(see, "result"):
             weight = self.out.weight.view(-1, self.heads, self.head_size)
             result = see("result", torch.einsum("bhqs,whs->bqhw", z, weight))
             y: Tensor = result.sum(2) if self.out.bias is None else result.sum(2) + self.out.bias

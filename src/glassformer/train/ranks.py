@@ -63,8 +63,12 @@ class Ranks:
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The length of the whole gradient."""
-        length: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+        length: Tensor = self.norms(gradients).norm()
         return length
+
+    def norms(self, gradients: list[Tensor]) -> Tensor:
+        """The length of each tensor's gradient: (gradient,)."""
+        return torch.stack(torch._foreach_norm(gradients))
 
     def orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
         """Muon's whole matrices of one shape, each made orthogonal."""
@@ -105,6 +109,17 @@ class Ranks:
     def spread(self, tensors: Named, like: Named) -> Named:
         """Rank 0's tensors to all, each divided as its weight in `like` is."""
         return tensors
+
+    def as_saved(self, tensors: Named) -> Named:
+        """Divided tensors with their rows as the model has them, for ranks that write each its part."""
+        return tensors
+
+    def as_held(self, tensors: Named) -> Named:
+        """The reverse, for what ranks have read each its part of."""
+        return tensors
+
+    def rest(self) -> None:
+        """After a pass that no backward pass follows: what was gathered for it is let go of."""
 
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The model with all its weights, for rank 0 to look at."""

@@ -50,6 +50,7 @@ def divide(model: Transformer, mesh: DeviceMesh) -> Divided:
         if isinstance(module, Attention):
             _reorder(found, f"{name}.qkv", module.qkv, module.sizes, count)
             found.summed += [f"{name}.{norm}" for norm, _ in module.named_parameters() if "_norm." in norm]
+            module.whole = False
             module.heads, module.kv_heads = module.heads // count, module.kv_heads // count
             module.sizes = [size // count for size in module.sizes]
             _own_noise(module, mesh.get_local_rank())

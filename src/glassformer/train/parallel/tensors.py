@@ -81,6 +81,18 @@ class Parts:
         order = self._order(name, value)
         return value if order is None else value[order.argsort().to(value.device)]
 
+    def as_saved(self, name: str, tensor: Tensor) -> Tensor:
+        """The same division of the same tensor, its rows as the model has them: what ranks write each its part of."""
+        if self._order(name, tensor) is None:
+            return tensor
+        return self.cut(self.plain(name, self.closed(tensor)), tensor)
+
+    def as_held(self, name: str, tensor: Tensor) -> Tensor:
+        """The reverse, for what ranks have read each its part of."""
+        if self._order(name, tensor) is None:
+            return tensor
+        return self.cut(self.ordered(name, self.closed(tensor)), tensor)
+
     def counts(self, tensor: Tensor) -> bool:
         """Whether this rank's part is the one to be counted: of what several ranks hold alike, one is."""
         return self._mesh.tensor_rank == 0 or "tensor" in _dims(tensor)
