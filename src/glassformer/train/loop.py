@@ -111,7 +111,7 @@ class Session:
         self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.data_count))
         progress(f"using {self.choice.name}")
         self.device = torch.device(self.choice.device)
-        self.model = task.build(self.device)
+        self.model = ranks.build(task, self.device)
         self.weights = ranks.prepare(self.model, self.choice.precision)
         self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters, ranks.orthogonal)
         self.guard = Guard(

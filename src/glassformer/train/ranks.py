@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glassformer.model.count import Precision
 from glassformer.train.optimizers import each_orthogonal
-from glassformer.train.task import Batch
+from glassformer.train.task import Batch, Task
 from glassformer.train.weights import Weights
 
 T = TypeVar("T")
@@ -50,6 +50,10 @@ class Ranks:
         """Whole batches in turn, with 0 for one that does not count: all ranks take as many."""
         return ((batch, 1) for batch in batches)
 
+    def build(self, task: Task, device: torch.device) -> nn.Module:
+        """The model, to be prepared. Where weights are divided they have no numbers yet."""
+        return task.build(device)
+
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         """The model's weights as this rank holds them."""
         return Weights(model, precision)
@@ -59,8 +63,12 @@ class Ranks:
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The length of the whole gradient."""
-        length: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+        length: Tensor = self.norms(gradients).norm()
         return length
+
+    def norms(self, gradients: list[Tensor]) -> Tensor:
+        """The length of each tensor's gradient: (gradient,)."""
+        return torch.stack(torch._foreach_norm(gradients))
 
     def orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
         """Muon's whole matrices of one shape, each made orthogonal."""
@@ -101,6 +109,17 @@ class Ranks:
     def spread(self, tensors: Named, like: Named) -> Named:
         """Rank 0's tensors to all, each divided as its weight in `like` is."""
         return tensors
+
+    def as_saved(self, tensors: Named) -> Named:
+        """Divided tensors with their rows as the model has them, for ranks that write each its part."""
+        return tensors
+
+    def as_held(self, tensors: Named) -> Named:
+        """The reverse, for what ranks have read each its part of."""
+        return tensors
+
+    def rest(self) -> None:
+        """After a pass that no backward pass follows: what was gathered for it is let go of."""
 
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The model with all its weights, for rank 0 to look at."""

@@ -33,6 +33,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from glassformer.model.block import Block
+from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
 from glassformer.model.transformer import Transformer
 from glassformer.train.config import ParallelConfig
@@ -41,7 +42,7 @@ from glassformer.train.parallel.mesh import Ids, Mesh, Rows
 from glassformer.train.parallel.tensor import Divided, divide
 from glassformer.train.parallel.tensors import Parts
 from glassformer.train.ranks import Named, Ranks
-from glassformer.train.task import Batch
+from glassformer.train.task import Batch, Task
 from glassformer.train.weights import Weights
 from glassformer.train.world import World
 
@@ -87,8 +88,11 @@ class ManyRanks(Ranks):
                 group = []
         if group:
             yield group[min(self.data_rank, len(group) - 1)], int(self.data_rank < len(group)) * counts
-        if self._root is not None:
-            self._root.reshard()  # no backward pass comes that would
+        self.rest()
+
+    def build(self, task: Task, device: torch.device) -> nn.Module:
+        blank = self.sharded and isinstance(task.config, ModelConfig)
+        return task.build("meta" if blank else device)
 
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         if not self.sharded:
@@ -107,6 +111,8 @@ class ManyRanks(Ranks):
             if isinstance(module, FSDPModule):  # a sum: the loss is already a share of the batch's mean
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+        if isinstance(model, Transformer) and any(weight.is_meta for weight in model.parameters()):
+            self.parts.fill(model, self._device)
         return Weights(model, "fp32")  # FSDP2 keeps float32 masters itself, and gathers what is computed with
 
     def sum_gradients(self, weights: Weights) -> None:
@@ -124,11 +130,12 @@ class ManyRanks(Ranks):
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_([gradient.view(-1) for gradient in bucket], list(parts))
 
-    def norm(self, gradients: list[Tensor]) -> Tensor:
+    def norms(self, gradients: list[Tensor]) -> Tensor:
         if not self.sharded:
-            return super().norm(gradients)
-        local = [gradient.to_local() for gradient in gradients if self.parts.counts(gradient)]  # type: ignore[attr-defined] # divided
-        squares = torch.stack(torch._foreach_norm(local)).square().sum()
+            return super().norms(gradients)
+        mine = torch.stack(torch._foreach_norm([gradient.to_local() for gradient in gradients]))  # type: ignore[attr-defined] # divided
+        counted = torch.tensor([self.parts.counts(gradient) for gradient in gradients], device=mine.device)
+        squares = mine.square() * counted
         dist.all_reduce(squares, group=self.mesh.parts_group)
         return squares.sqrt()
 
@@ -190,6 +197,16 @@ class ManyRanks(Ranks):
             fits = weight is not None and weight.shape == value.shape
             mine[name] = self.parts.cut(self.parts.ordered(name, value), weight) if fits else value  # type: ignore[arg-type] # fits
         return mine
+
+    def as_saved(self, tensors: Named) -> Named:
+        return {name: self.parts.as_saved(name, tensor) for name, tensor in tensors.items()}
+
+    def as_held(self, tensors: Named) -> Named:
+        return {name: self.parts.as_held(name, tensor) for name, tensor in tensors.items()}
+
+    def rest(self) -> None:
+        if self._root is not None:
+            self._root.reshard()
 
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         if not self.sharded:

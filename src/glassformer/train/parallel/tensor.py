@@ -5,7 +5,8 @@
 
 Each rank gets all of x and gives a part of a sum; one all-reduce in each layer adds the parts up, and one on the way
 back adds up the gradients of x (Shoeybi et al. 2019, Megatron-LM). It is torch's own: `ColwiseParallel` for rows of a
-weight, `RowwiseParallel` for columns. Embedding, head and norms are whole on every rank of the group.
+weight, `RowwiseParallel` for columns. Embedding and head are divided by tokens of the vocabulary
+(train/parallel/vocabulary.py); norms and added positions are whole on every rank of the group.
 
 Keys and values go with the queries that read them, so the group's size divides their heads. The model's code is the
 same: an attention has fewer heads, a feed-forward fewer neurons.
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -28,6 +30,7 @@ from glassformer.model.attention import Attention
 from glassformer.model.feedforward import FeedForward
 from glassformer.model.transformer import Transformer
 from glassformer.seeds import derive
+from glassformer.train.parallel.vocabulary import divide_vocabulary
 
 
 @dataclass
@@ -47,9 +50,11 @@ def divide(model: Transformer, mesh: DeviceMesh) -> Divided:
         if isinstance(module, Attention):
             _reorder(found, f"{name}.qkv", module.qkv, module.sizes, count)
             found.summed += [f"{name}.{norm}" for norm, _ in module.named_parameters() if "_norm." in norm]
+            module.whole = False
             module.heads, module.kv_heads = module.heads // count, module.kv_heads // count
             module.sizes = [size // count for size in module.sizes]
             _own_noise(module, mesh.get_local_rank())
+            _own_projection(module, mesh)
             styles: Any = {"qkv": ColwiseParallel(), "out": RowwiseParallel()}
         elif isinstance(module, FeedForward):
             neurons = module.down.in_features
@@ -58,6 +63,7 @@ def divide(model: Transformer, mesh: DeviceMesh) -> Divided:
         else:
             continue
         parallelize_module(module, mesh, styles, src_data_rank=None)
+    divide_vocabulary(model, mesh)
     if model.config.positions == "alibi":
         model.slopes = model.slopes.chunk(count)[mesh.get_local_rank()]
     return found
@@ -72,6 +78,20 @@ def _reorder(found: Divided, name: str, linear: nn.Linear, sizes: Sequence[int],
     for key, weight in linear.named_parameters():
         weight.data = weight.data[order.to(weight.device)]
         found.orders[f"{name}.{key}"] = order
+
+
+def _own_projection(attention: Attention, mesh: DeviceMesh) -> None:
+    """Cross-attention takes queries of one text and keys and values of another, by rows of one weight: here of the
+    rank's own rows. `ColwiseParallel` does for the whole weight what is done here: x is all of it on every rank, and
+    the parts of its gradient are added up."""
+
+    def project(x: Tensor, rows: slice) -> Tensor:
+        all_of_it = DTensor.from_local(x, mesh, [Replicate()], run_check=False)
+        weight, bias = (None if w is None else w.to_local()[rows] for w in (qkv.weight, qkv.bias))
+        return F.linear(all_of_it.to_local(grad_placements=[Partial()]), weight, bias)
+
+    qkv: Any = attention.qkv
+    attention.project = project  # type: ignore[method-assign] # for this model
 
 
 def _own_noise(attention: Attention, rank: int) -> None:

@@ -3,7 +3,7 @@
 A divided weight is cut twice: by the tensor group along the axis of its heads or neurons, and what is left by FSDP2
 along its first axis, so it is closed in the reverse order. Copies hold the same parts.
 
-    W -> tensor group: W[order] in equal parts along `dim` -> FSDP2: parts of those along axis 0, the last one shorter
+    W -> tensor group: W[order] in parts along `dim` -> FSDP2: parts of those along axis 0; the last may be shorter
 
 Some matrices hold several side by side (queries, keys and values; gate and up). `order` puts the rows of one rank's
 heads next to each other, before the first cut; a checkpoint knows nothing of it.
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from glassformer.model.init import draw
+from glassformer.model.transformer import Transformer
 from glassformer.train.parallel.mesh import Mesh
 
 
@@ -32,13 +34,11 @@ class Parts:
         if not isinstance(tensor, DTensor):
             return tensor
         value, dims = tensor.to_local(), _dims(tensor)
-        shape = list(tensor.shape)
-        if "tensor" in dims:
-            shape[dims["tensor"]] //= self._mesh.tensor
         for name in ("shard", "tensor"):
             if name in dims:
-                if name == "tensor":
-                    shape = list(tensor.shape)
+                shape = list(tensor.shape)
+                if name == "shard" and "tensor" in dims:
+                    shape[dims["tensor"]] = self._share(tensor.shape[dims["tensor"]])
                 value = DTensor.from_local(
                     value.contiguous(), self._mesh.along(name), [Shard(dims[name])], run_check=False,
                     shape=torch.Size(shape), stride=torch.empty(shape, device="meta").stride(),
@@ -51,14 +51,25 @@ class Parts:
             return value
         dims = _dims(like)
         if "tensor" in dims:
-            value = value.chunk(self._mesh.tensor, dims["tensor"])[self._mesh.tensor_rank]
+            value = _piece(value, self._mesh.tensor, dims["tensor"], self._mesh.tensor_rank)
         if "shard" in dims:
-            pieces, place = value.chunk(self._mesh.shard), self._mesh.data_rank % self._mesh.shard
-            value = pieces[place] if place < len(pieces) else value[:0]
+            value = _piece(value, self._mesh.shard, 0, self._mesh.data_rank % self._mesh.shard)
         return DTensor.from_local(
             value.contiguous(), like.device_mesh, like.placements, run_check=False,
             shape=like.shape, stride=like.stride(),
         )  # fmt: skip
+
+    @torch.no_grad()
+    def fill(self, model: Transformer, device: str) -> None:
+        """Give this rank's parts of a model without numbers the ones it starts with, one whole weight after the other:
+        the numbers of one rank to the bit, and no rank ever holds the whole model."""
+        constants = {name: constant.clone() for name, constant in model.named_buffers()}
+        model.to_empty(device=torch.device(device))
+        for name, constant in constants.items():
+            model.get_buffer(name).copy_(constant)
+        for name, weight in model.named_parameters():
+            value = draw(name, torch.empty(weight.shape), model.config, model.seed)
+            weight.copy_(self.cut(self.ordered(name, value).to(device), weight))
 
     def ordered(self, name: str, value: Tensor) -> Tensor:
         """A whole tensor's rows as ranks hold them. `name` is the weight's, or of what an optimiser keeps for it."""
@@ -70,13 +81,35 @@ class Parts:
         order = self._order(name, value)
         return value if order is None else value[order.argsort().to(value.device)]
 
+    def as_saved(self, name: str, tensor: Tensor) -> Tensor:
+        """The same division of the same tensor, its rows as the model has them: what ranks write each its part of."""
+        if self._order(name, tensor) is None:
+            return tensor
+        return self.cut(self.plain(name, self.closed(tensor)), tensor)
+
+    def as_held(self, name: str, tensor: Tensor) -> Tensor:
+        """The reverse, for what ranks have read each its part of."""
+        if self._order(name, tensor) is None:
+            return tensor
+        return self.cut(self.ordered(name, self.closed(tensor)), tensor)
+
     def counts(self, tensor: Tensor) -> bool:
         """Whether this rank's part is the one to be counted: of what several ranks hold alike, one is."""
         return self._mesh.tensor_rank == 0 or "tensor" in _dims(tensor)
 
+    def _share(self, size: int) -> int:
+        """Entries of an axis that this rank of the tensor group holds, of so many."""
+        return _piece(torch.empty(size, device="meta"), self._mesh.tensor, 0, self._mesh.tensor_rank).numel()
+
     def _order(self, name: str, value: Tensor) -> Tensor | None:
         order = self._orders.get(name, self._orders.get(name.rpartition(".")[0]))
         return None if order is None or value.shape[:1] != order.shape else order
+
+
+def _piece(value: Tensor, count: int, dim: int, place: int) -> Tensor:
+    """One of `count` parts, as torch cuts them: the first ones as long as each other, the last ones shorter or empty."""
+    pieces = value.chunk(count, dim)
+    return pieces[place] if place < len(pieces) else value.narrow(dim, 0, 0)
 
 
 def _dims(tensor: Tensor) -> dict[str, int]:
