@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from glassformer.train.bundle import Reproduced, reproduce_fault
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
+    from glassformer.train.parallel.rehearsal import Rehearsal, rehearse
     from glassformer.train.recipe import Recipe, load_recipe
     from glassformer.use.believe import (
         Reliability,
@@ -101,6 +102,7 @@ __all__ = [
     "PositionView",
     "Predictor",
     "Recipe",
+    "Rehearsal",
     "Reliability",
     "Reproduced",
     "Run",
@@ -145,6 +147,7 @@ __all__ = [
     "predict",
     "probe",
     "reliability_of",
+    "rehearse",
     "reproduce_fault",
     "sampling_view",
     "save_gguf",
@@ -212,6 +215,7 @@ _ROOMS = {
     "look.ablate": ["Ablated", "ablate"],
     "look.causal": ["CausalTrace", "causal_trace"],
     "look.patch": ["Patched", "patch"],
+    "train.parallel.rehearsal": ["Rehearsal", "rehearse"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.bundle": ["Reproduced", "reproduce_fault"],
     "train.doctor": ["checkup"],

@@ -10,7 +10,7 @@ real machine; here it is what holds most: float32, and torch's own attention. to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from glassformer.errors import UsageError
+from glassformer.errors import TextError, UsageError
 from glassformer.model.network import NetworkConfig
+from glassformer.model.shapes import shapes
 from glassformer.model.stacks import build
 from glassformer.train.engine import Choice
 from glassformer.train.parallel.ledger import KINDS
@@ -129,14 +130,56 @@ def rehearse_task(recipe: AnyRecipe, task: Task | None, ranks: int, rank: int = 
     )  # fmt: skip
 
 
+def plan_rehearsed(
+    recipe: AnyRecipe, base: Path, ranks: int, facts_of: Callable[[Task, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """A run's facts and its rehearsal, as one document."""
+    try:
+        task = open_task(recipe, base, lambda message: None)
+    except TextError as error:
+        if not needs_no_data(recipe):
+            raise
+        told = {"recipe": recipe.name, "task": recipe.task, "device": recipe.engine.device}
+        size = sum(map(prod, shapes(recipe.model).values()))  # type: ignore[arg-type] # of a language recipe
+        facts: dict[str, Any] = {**told, "parameters": size, "warnings": [f"rehearsed without the data: {error}"]}
+        rehearsal = rehearse_task(recipe, None, ranks)
+    else:
+        facts, rehearsal = facts_of(task, recipe.engine.device), rehearse_task(recipe, task, ranks)
+    warnings = [*facts.pop("warnings"), *rehearsal.warnings]
+    return {**facts, "rehearsal": rehearsal.document(), "warnings": warnings}
+
+
+def tables(rehearsal: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """A rehearsal's document as people read it: a title over each table."""
+    mesh = " x ".join(f"{size} {name}" for name, size in rehearsal["mesh"].items())
+    who = f"Rank {rehearsal['rank']} of {rehearsal['ranks']:,}"
+    title = f"{who} ({mesh}), {rehearsal['rows']} rows at once, {rehearsal['precision']}"
+    memory = [
+        {"memory": row["class"], "bytes": row["bytes"], "size": show_bytes(row["bytes"]),
+         "at_most": show_bytes(row["most_bytes"])}
+        for row in rehearsal["memory"] if row["most_bytes"]
+    ]  # fmt: skip
+    peak = rehearsal["peak_bytes"]
+    memory.append({"memory": f"in all, at worst ({rehearsal['peak_at']})", "bytes": peak, "size": show_bytes(peak)})
+    beside = {"before the first step": rehearsal["beginning_bytes"], **rehearsal["host"]}
+    memory += [{"memory": name, "bytes": size, "size": show_bytes(size)} for name, size in beside.items() if size]
+    sent = [
+        {"exchange": row["kind"], **{key: row[key] for key in ("over", "ranks", "count")},
+         "of": show_bytes(row["payload_bytes"]), "sent_bytes": row["sent_bytes"], "sent": show_bytes(row["sent_bytes"])}
+        for row in rehearsal["exchanges"]
+    ]  # fmt: skip
+    return [(title, memory), ("Exchanged in a step", sent)]
+
+
 def _subject(recipe: AnyRecipe, task: Task | None) -> Subject:
     if task is None or isinstance(recipe, Recipe):
         config = recipe.model if task is None else task.config
         row = np.zeros((1, config.context), np.int64)
         segments = row.astype(np.int32) if recipe.data.mask_documents else None
         seed = recipe.train.seed
-        return Subject(lambda: build(config, seed=seed), {"ids": row, "targets": row, "segments": segments})
-    return Subject(lambda: task.build("cpu"), task.batches.batch(0).arrays())
+        arrays = {"ids": row, "targets": row, "segments": segments}
+        return Subject(config, lambda device: build(config, seed=seed, device=device), arrays)
+    return Subject(task.config, task.build, task.batches.batch(0).arrays())
 
 
 def _choice(recipe: AnyRecipe) -> Choice:

@@ -25,7 +25,7 @@ from glassformer.train.ranks import Named, Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.start import loss_of
 from glassformer.train.step import update
-from glassformer.train.task import Batch
+from glassformer.train.task import Batch, Task
 
 _MICRO_BATCHES = 2
 
@@ -34,7 +34,9 @@ _MICRO_BATCHES = 2
 class Subject:
     """What is rehearsed, without its data."""
 
-    build: Callable[[], nn.Module]
+    config: Any
+    """The model's."""
+    build: Callable[[str | torch.device], nn.Module]
     arrays: Mapping[str, NDArray[Any] | None]
     """What the loss takes; of these only what a row looks like matters."""
 
@@ -46,7 +48,7 @@ class Stage:
         self, recipe: AnyRecipe, subject: Subject, choice: Choice, ranks: Ranks, ledger: Ledger
     ) -> None:
         self.recipe, self.subject, self.choice, self.ranks, self.ledger = recipe, subject, choice, ranks, ledger
-        self.model = subject.build()
+        self.model = ranks.build(cast(Task, subject), torch.device("cpu"))
         self.weights = ranks.prepare(self.model, choice.precision)
         self.optimizers = build_optimizers(recipe.optimizer, self.weights.masters, ranks.orthogonal)
         self.rows, self.kept_bytes = 0, 0
