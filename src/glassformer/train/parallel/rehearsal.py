@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from glassformer.errors import TextError, UsageError
+from glassformer.model.mlp import Network
 from glassformer.model.network import NetworkConfig
 from glassformer.model.shapes import shapes
 from glassformer.model.stacks import build
@@ -172,14 +174,22 @@ def tables(rehearsal: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]
 
 
 def _subject(recipe: AnyRecipe, task: Task | None) -> Subject:
-    if task is None or isinstance(recipe, Recipe):
-        config = recipe.model if task is None else task.config
-        row = np.zeros((1, config.context), np.int64)
-        segments = row.astype(np.int32) if recipe.data.mask_documents else None
-        seed = recipe.train.seed
-        arrays = {"ids": row, "targets": row, "segments": segments}
-        return Subject(config, lambda device: build(config, seed=seed, device=device), arrays)
-    return Subject(task.config, task.build, task.batches.batch(0).arrays())
+    config = recipe.model if task is None else task.config
+    row = np.zeros((1, getattr(config, "context", 1)), np.int64)
+    arrays: Mapping[str, NDArray[Any] | None] = {"ids": row, "targets": row, "segments": None}
+    if not isinstance(recipe, Recipe):
+        assert task is not None  # `needs_no_data`
+        arrays = task.batches.batch(0).arrays()
+    elif recipe.data.mask_documents:
+        arrays = {**arrays, "segments": row.astype(np.int32)}
+    return Subject(config, lambda device: _built(config, recipe.train.seed, torch.device(device)), arrays)
+
+
+def _built(config: Any, seed: int, device: torch.device) -> nn.Module:
+    """As a task builds its model, which here is where it is to be when it is made."""
+    if isinstance(config, NetworkConfig):
+        return Network(config, seed=seed)
+    return build(config, seed=seed, device=None if device.type == "cpu" else device)
 
 
 def _choice(recipe: AnyRecipe) -> Choice:
