@@ -38,7 +38,9 @@ def submitted(job: Path, code: int) -> int:
     given = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NTASKS_PER_NODE": "2",
              "SLURM_CPUS_PER_TASK": "3", "EXIT": str(code)}  # fmt: skip
     path = f"{job / 'bin'}:{os.environ['PATH']}"
-    done = subprocess.run(["bash", str(SCRIPT)], cwd=job, env={**os.environ, **given, "PATH": path}, timeout=60)
+    done = subprocess.run(
+        ["bash", str(SCRIPT)], cwd=job, env={**os.environ, **given, "PATH": path}, timeout=60
+    )
     return done.returncode
 
 
@@ -48,7 +50,12 @@ def test_each_task_of_the_slurm_job_is_one_rank_in_its_place(job: Path) -> None:
         lines = (job / f"rank-{rank}").read_text("utf-8").splitlines()
         world = World.here(dict(line.split("=", 1) for line in lines if "=" in line))
         assert world == World(rank, 4, rank % 2, "node7", 20000 + 123456 % 20000)
-        assert (job / f"asked-{rank}").read_text("utf-8").split()[:4] == ["train", "recipe.toml", "--run", "runs/slurm"]
+        assert (job / f"asked-{rank}").read_text("utf-8").split()[:4] == [
+            "train",
+            "recipe.toml",
+            "--run",
+            "runs/slurm",
+        ]
     assert not (job / "requeued").exists()
 
 

@@ -67,7 +67,11 @@ def measured(recipe: Recipe, rank: int) -> dict[str, Any]:
 
     step()
     held = {
-        "weights": [*weights.masters.values(), *(weights.working.values() if weights.mixed else ()), *model.buffers()],
+        "weights": [
+            *weights.masters.values(),
+            *(weights.working.values() if weights.mixed else ()),
+            *model.buffers(),
+        ],
         "gradients": weights.gradients,
         "optimizer": list(state_tensors(optimizers, weights.masters).values()),
     }
@@ -106,7 +110,9 @@ def main(folder: Path) -> None:
             children.append(pid)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
         assert codes == [0, 0], codes
-        results.append([json.loads((folder / f"found-{number}-{rank}").read_text("utf-8")) for rank in range(2)])
+        results.append(
+            [json.loads((folder / f"found-{number}-{rank}").read_text("utf-8")) for rank in range(2)]
+        )
     print(json.dumps(results))
 
 

@@ -113,7 +113,9 @@ def test_sharded_weights_are_gathered_twice_and_their_gradient_is_summed_once_in
     assert gathered["payload_bytes"] == accumulate * 2 * (2 * parameters.total - root + padded // 4)
     assert summed["payload_bytes"] == accumulate * (4 * parameters.total + padded)
     assert summed["sent_bytes"] == summed["payload_bytes"] * 3 // 4
-    assert copies["payload_bytes"] == summed["payload_bytes"] // 4  # an equal part's gradient, between two copies
+    assert (
+        copies["payload_bytes"] == summed["payload_bytes"] // 4
+    )  # an equal part's gradient, between two copies
 
 
 def test_a_tensor_group_sums_two_activations_in_each_block_both_ways() -> None:
@@ -139,7 +141,9 @@ def test_one_rank_holds_what_the_arithmetic_of_the_model_says(precision: str, at
     table = 4 * model.context * model.head_width  # cosines and sines
     master = told.copies if precision == "bf16" else 0
     assert most["weights"] == told.weights + master + table
-    assert most["optimizer"] == pytest.approx(told.optimizer, abs=1000)  # and a number of steps for each weight
+    assert most["optimizer"] == pytest.approx(
+        told.optimizer, abs=1000
+    )  # and a number of steps for each weight
     copies = told.copies if precision == "autocast" else 0
     assert found.activation_bytes == pytest.approx(told.activations + copies, rel=0.05)
 
@@ -147,9 +151,15 @@ def test_one_rank_holds_what_the_arithmetic_of_the_model_says(precision: str, at
 def test_uneven_parts_are_told_with_their_waste_and_the_last_rank_is_as_one_that_is_rehearsed() -> None:
     values = recipe(batch=12, parallel={"shard": 3, "tensor": 2})
     first, last = rehearse(values, ranks=6), rehearse(values, ranks=6, rank=5)
-    assert first.uneven is not None and any("do not divide into equal parts" in said for said in first.warnings)
+    assert first.uneven is not None and any(
+        "do not divide into equal parts" in said for said in first.warnings
+    )
     kept = {row["class"]: row["most_bytes"] for row in last.memory}
-    assert last.host["remembered"] + kept["gradients"] == first.uneven["last_rank_bytes"] < first.uneven["first_rank_bytes"]
+    assert (
+        last.host["remembered"] + kept["gradients"]
+        == first.uneven["last_rank_bytes"]
+        < first.uneven["first_rank_bytes"]
+    )
     assert first.uneven["waste_bytes"] > 0
     even = rehearse(recipe(parallel={"shard": 2}) | {"model": {**MODEL, "vocab": 512}}, ranks=4)
     assert even.uneven is None and even.warnings == []
@@ -157,8 +167,18 @@ def test_uneven_parts_are_told_with_their_waste_and_the_last_rank_is_as_one_that
 
 def test_seventy_billion_parameters_on_sixteen_thousand_ranks_are_rehearsed_in_seconds() -> None:
     """Of 80 layers, 2: the time is theirs times 40, see docs/ranks.md."""
-    model = {**MODEL, "vocab": 128256, "width": 8192, "layers": 2, "heads": 64, "kv_heads": 8, "context": 8192}
-    values = recipe(precision="bf16", batch=16384 // 8, parallel={"shard": 128, "tensor": 8}) | {"model": model}
+    model = {
+        **MODEL,
+        "vocab": 128256,
+        "width": 8192,
+        "layers": 2,
+        "heads": 64,
+        "kv_heads": 8,
+        "context": 8192,
+    }
+    values = recipe(precision="bf16", batch=16384 // 8, parallel={"shard": 128, "tensor": 8}) | {
+        "model": model
+    }
     began = time.process_time()
     found = rehearse(values, ranks=16384, rank=12345)
     assert found.mesh == {"copies": 16, "shard": 128, "tensor": 8}
@@ -169,7 +189,9 @@ def test_seventy_billion_parameters_on_sixteen_thousand_ranks_are_rehearsed_in_s
 def test_what_cannot_be_divided_is_told_all_at_once_before_anything_is_opened(trainer: Trainer) -> None:
     with pytest.raises(ConfigError) as wrong:
         rehearse(recipe(batch=9, parallel={"shard": 3, "tensor": 4}), ranks=8)
-    assert "parallel.shard 3 does not divide" in str(wrong.value) and "train.batch 9 does not" in str(wrong.value)
+    assert "parallel.shard 3 does not divide" in str(wrong.value) and "train.batch 9 does not" in str(
+        wrong.value
+    )
     assert "key and value heads" in str(wrong.value)
     with pytest.raises(UsageError, match="no rank 2 of 2"):
         rehearse(recipe(), ranks=2, rank=2)

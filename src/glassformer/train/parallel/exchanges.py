@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._C._distributed_c10d import ProcessGroup, _resolve_process_group
 
@@ -72,7 +71,14 @@ def totals(exchanges: Iterable[tuple[Exchange, int]]) -> list[dict[str, Any]]:
     for one, times in exchanges:
         row = rows.setdefault(
             (one.kind, one.over),
-            {"kind": one.kind, "over": one.over, "ranks": one.ranks, "count": 0, "payload_bytes": 0, "sent_bytes": 0},
+            {
+                "kind": one.kind,
+                "over": one.over,
+                "ranks": one.ranks,
+                "count": 0,
+                "payload_bytes": 0,
+                "sent_bytes": 0,
+            },
         )
         row["count"] += times
         row["payload_bytes"] += times * one.payload_bytes

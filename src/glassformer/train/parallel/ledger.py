@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-import torch.distributed._tools.fake_collectives  # noqa: F401 # gives torch's exchanges shapes
+import torch.distributed._tools.fake_collectives  # gives torch's exchanges shapes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.distributed.tensor import DTensor
@@ -45,11 +45,11 @@ _SCALAR = torch.ops.aten._local_scalar_dense.default
 _DEVICE = torch.ops.prim.device.default
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     """Counts while it is entered. Whoever runs the step says what begins, by `at`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.moment = "beginning"
         self.now: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         """Bytes held, by class."""
@@ -174,8 +174,8 @@ class Ledger(TorchDispatchMode):
                 del self._resizable[key]
         for tensor in used:
             storage = tensor.untyped_storage()
-            entry = self._entries.get(storage._cdata)
-            if entry is not None and storage.nbytes() != entry.size:
+            known = self._entries.get(storage._cdata)
+            if known is not None and storage.nbytes() != known.size:
                 self._enter(tensor, "gathered")
 
     def _settle(self) -> None:

@@ -53,6 +53,18 @@ def pretended(config: ParallelConfig, rank: int, count: int) -> Iterator[tuple[R
     finally:
         if count > 1:
             dist.destroy_process_group()
+            _forget_groups()
+
+
+def _forget_groups() -> None:
+    """DTensor keeps what it found out about a mesh, with the names of its groups, for the next mesh of the same shape,
+    whose groups have other names. torch has no public way to say that a mesh is gone."""
+    from torch.distributed.tensor import DTensor
+
+    DTensor._op_dispatcher.sharding_propagator.propagate_op_sharding.cache_clear()  # type: ignore[no-untyped-call]
+    clear = getattr(torch._C, "_clear_DTensor_sharding_propagator_cache", None)
+    if clear is not None:  # torch 2.11 and later
+        clear()
 
 
 class _EqualPieces(TorchFunctionMode):

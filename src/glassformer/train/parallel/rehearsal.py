@@ -143,7 +143,11 @@ def plan_rehearsed(
             raise
         told = {"recipe": recipe.name, "task": recipe.task, "device": recipe.engine.device}
         size = sum(map(prod, shapes(recipe.model).values()))  # type: ignore[arg-type] # of a language recipe
-        facts: dict[str, Any] = {**told, "parameters": size, "warnings": [f"rehearsed without the data: {error}"]}
+        facts: dict[str, Any] = {
+            **told,
+            "parameters": size,
+            "warnings": [f"rehearsed without the data: {error}"],
+        }
         rehearsal = rehearse_task(recipe, None, ranks)
     else:
         facts, rehearsal = facts_of(task, recipe.engine.device), rehearse_task(recipe, task, ranks)
@@ -162,9 +166,13 @@ def tables(rehearsal: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]
         for row in rehearsal["memory"] if row["most_bytes"]
     ]  # fmt: skip
     peak = rehearsal["peak_bytes"]
-    memory.append({"memory": f"in all, at worst ({rehearsal['peak_at']})", "bytes": peak, "size": show_bytes(peak)})
+    memory.append(
+        {"memory": f"in all, at worst ({rehearsal['peak_at']})", "bytes": peak, "size": show_bytes(peak)}
+    )
     beside = {"before the first step": rehearsal["beginning_bytes"], **rehearsal["host"]}
-    memory += [{"memory": name, "bytes": size, "size": show_bytes(size)} for name, size in beside.items() if size]
+    memory += [
+        {"memory": name, "bytes": size, "size": show_bytes(size)} for name, size in beside.items() if size
+    ]
     sent = [
         {"exchange": row["kind"], **{key: row[key] for key in ("over", "ranks", "count")},
          "of": show_bytes(row["payload_bytes"]), "sent_bytes": row["sent_bytes"], "sent": show_bytes(row["sent_bytes"])}
@@ -215,7 +223,8 @@ def _uneven(held: Mapping[str, Named]) -> dict[str, Any] | None:
     that stays from step to step, what the first rank holds and the last."""
     weights = held["weights"]
     found = {
-        name: _storage_bytes(weight) - _whole_bytes(weight) / _parts(weight) for name, weight in weights.items()
+        name: _storage_bytes(weight) - _whole_bytes(weight) / _parts(weight)
+        for name, weight in weights.items()
     }
     found = {name: more for name, more in found.items() if more}
     if not found:
@@ -265,7 +274,9 @@ def _storage_bytes(tensor: Tensor) -> int:
 
 
 def _local_bytes(held: Mapping[str, Named]) -> int:
-    local = (t.to_local() if isinstance(t, DTensor) else t for tensors in held.values() for t in tensors.values())
+    local = (
+        t.to_local() if isinstance(t, DTensor) else t for tensors in held.values() for t in tensors.values()
+    )
     return sum(map(_whole_bytes, local))
 
 
@@ -278,8 +289,8 @@ def _warnings(recipe: AnyRecipe, uneven: Mapping[str, Any] | None, beginning: in
     if uneven is not None:
         said.append(
             f"{uneven['weights']} of {uneven['of']} weights do not divide into equal parts, such as {uneven['worst']} "
-            f"{uneven['shape']}: the first rank keeps {show_bytes(uneven['waste_bytes'])} more of weights than an equal "
-            f"part, and {show_bytes(uneven['first_rank_bytes'])} in all where the last keeps "
+            f"{uneven['shape']}: the first rank keeps {show_bytes(uneven['waste_bytes'])} more of weights than an "
+            f"equal part, and {show_bytes(uneven['first_rank_bytes'])} in all where the last keeps "
             f"{show_bytes(uneven['last_rank_bytes'])}"
         )
     if beginning > peak:

@@ -6,16 +6,14 @@ times, and the worst moment is already among these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from glassformer.train.engine import Choice
 from glassformer.train.optimizers import build_optimizers, state_tensors
@@ -47,7 +45,13 @@ class Stage:
     def __init__(
         self, recipe: AnyRecipe, subject: Subject, choice: Choice, ranks: Ranks, ledger: Ledger
     ) -> None:
-        self.recipe, self.subject, self.choice, self.ranks, self.ledger = recipe, subject, choice, ranks, ledger
+        self.recipe, self.subject, self.choice, self.ranks, self.ledger = (
+            recipe,
+            subject,
+            choice,
+            ranks,
+            ledger,
+        )
         self.model = ranks.build(cast(Task, subject), torch.device("cpu"))
         self.weights = ranks.prepare(self.model, choice.precision)
         self.optimizers = build_optimizers(recipe.optimizer, self.weights.masters, ranks.orthogonal)
@@ -63,20 +67,29 @@ class Stage:
         compute, parts = loss_of(self.model, self.choice, self.recipe), min(train.accumulate, _MICRO_BATCHES)
 
         def watched(**given: Tensor | None) -> Tensor:
-            arrays = {name: None if t is None else torch.zeros(t.shape, dtype=t.dtype) for name, t in given.items()}
+            arrays = {
+                name: None if t is None else torch.zeros(t.shape, dtype=t.dtype) for name, t in given.items()
+            }
             ledger.tag(arrays.values(), "batch")
             ledger.tag(self.weights.gradients, "gradients")
             ledger.at("forward")
             starts.append(len(ledger.exchanges))
             loss = compute(**arrays)
-            self.kept_bytes, self.rows = ledger.now["activations"], len(cast(Tensor, next(iter(arrays.values()))))
+            self.kept_bytes, self.rows = (
+                ledger.now["activations"],
+                len(cast(Tensor, next(iter(arrays.values())))),
+            )
             ledger.at("backward")
             return loss
+
+        def summing() -> None:
+            starts.append(len(ledger.exchanges))
+            ledger.at("exchange")
 
         ledger.watch(self.model)
         ledger.begin()
         batch = _Blank.of(self.subject.arrays, train.batch // train.accumulate * parts)
-        watching = _Watching(self.ranks, lambda: (starts.append(len(ledger.exchanges)), ledger.at("exchange")))
+        watching = _Watching(self.ranks, summing)
         update(
             watched, self.weights, self.optimizers, batch, rate=1.0, clip=train.clip, accumulate=parts,
             device=torch.device("cpu"), check=lambda found: ledger.at("update"), ranks=cast(Ranks, watching),
@@ -84,9 +97,7 @@ class Stage:
         ledger.at("end")
         again = range(starts[-2], starts[-1]) if parts > 1 else range(0)
         times = train.accumulate - 1
-        return totals(
-            (one, times if place in again else 1) for place, one in enumerate(ledger.exchanges)
-        )
+        return totals((one, times if place in again else 1) for place, one in enumerate(ledger.exchanges))
 
     def held(self) -> dict[str, Named]:
         """What stays from step to step, by class and name; gradients as well, where they do."""
@@ -118,13 +129,15 @@ class Stage:
         ledger.tag([*self.model.parameters(), *self.model.buffers()], "weights")
         for weight in self.weights.working.values():
             if weight.requires_grad:
-                weight.register_post_accumulate_grad_hook(lambda weight: ledger.tag([weight.grad], "gradients"))
+                weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call] # torch leaves it untyped
+                    lambda weight: ledger.tag([weight.grad], "gradients")
+                )
 
 
 class _Watching:
     """The ranks, and when they begin to sum gradients."""
 
-    def __init__(self, ranks: Ranks, summing: Callable[[], Any]) -> None:
+    def __init__(self, ranks: Ranks, summing: Callable[[], None]) -> None:
         self._ranks, self._summing = ranks, summing
 
     def __getattr__(self, name: str) -> Any:
