@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import glassformer as gf
 from glassformer.errors import ConfigError, UsageError
 from glassformer.model import count
 from glassformer.model.config import ModelConfig
-from glassformer.train.parallel.rehearsal import rehearse
+from glassformer.train.parallel.rehearsal import rehearse, tables
 from glassformer.train.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).parent
@@ -209,3 +210,20 @@ def test_a_dry_run_on_ranks_is_one_document_and_starts_none(trainer: Trainer) ->
     assert rehearsal["peak_bytes"] == sum(row["bytes"] for row in rehearsal["memory"])
     assert rehearsal["uneven"]["last_rank_bytes"] < rehearsal["uneven"]["first_rank_bytes"]
     assert not (trainer.folder / "run").exists()
+
+
+def test_the_example_in_the_docs_is_what_a_dry_run_says(trainer: Trainer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text("utf-8").partition("## Rehearse")[2]
+    (values,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (trainer.folder / "example.toml").write_text(values, "utf-8")
+    ended = trainer(None, "--dry-run", "--ranks", "64", what="example.toml")
+    assert ended.exit == 0, ended.said
+    (plan,) = ended.events
+    assert "rehearsed without the data: There is no file or directory far/away" in plan["warnings"][0]
+    shown = re.findall(r"```\n(.*?)```", page, re.S)[1]
+    assert f"{plan['parameters']:,}" in shown
+    for title, rows in tables(plan["rehearsal"]):
+        assert title in shown
+        for row in rows:
+            cells = [f"{cell:,}" if isinstance(cell, int) else cell for cell in row.values()]
+            assert " ".join(cells) in {" ".join(line.split()) for line in shown.splitlines()}
