@@ -220,7 +220,7 @@ def test_the_example_in_the_docs_is_what_a_dry_run_says(trainer: Trainer) -> Non
     assert ended.exit == 0, ended.said
     (plan,) = ended.events
     assert "rehearsed without the data: There is no file or directory far/away" in plan["warnings"][0]
-    shown = re.findall(r"```\n(.*?)```", page, re.S)[1]
+    (shown,) = re.findall(r"```\n(recipe .*?)```", page, re.S)
     assert f"{plan['parameters']:,}" in shown
     for title, rows in tables(plan["rehearsal"]):
         assert title in shown
