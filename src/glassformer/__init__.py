@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from glassformer.train.bundle import Reproduced, reproduce_fault
     from glassformer.train.doctor import checkup
     from glassformer.train.loop import train, training
+    from glassformer.train.parallel.rehearsal import Rehearsal, rehearse
     from glassformer.train.recipe import Recipe, load_recipe
     from glassformer.use.believe import (
         Reliability,
@@ -114,6 +115,7 @@ __all__ = [
     "PositionView",
     "Predictor",
     "Recipe",
+    "Rehearsal",
     "Reliability",
     "Repeats",
     "Reproduced",
@@ -161,6 +163,7 @@ __all__ = [
     "positions",
     "predict",
     "probe",
+    "rehearse",
     "reliability_of",
     "reproduce_fault",
     "sampling_view",
@@ -230,6 +233,7 @@ _ROOMS = {
     "look.ablate": ["Ablated", "ablate"],
     "look.causal": ["CausalTrace", "causal_trace"],
     "look.patch": ["Patched", "patch"],
+    "train.parallel.rehearsal": ["Rehearsal", "rehearse"],
     "train.recipe": ["Recipe", "load_recipe"],
     "train.bundle": ["Reproduced", "reproduce_fault"],
     "train.doctor": ["checkup"],

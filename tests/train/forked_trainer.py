@@ -5,6 +5,8 @@
 It answers with the pid, and with `{"pid": ..., "exit": ...}` to `{"wait": pid}`; a signal's exit is negative.
 It forks from a process that has loaded torch, because loading it takes longer than a tiny run.
 
+With `"module": NAME` it calls the `main()` of a file beside this one in place of `glassformer`.
+
 A plan is what befalls the process, at a moment that is the same every time: `{"at": moment, "do": deed}`.
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
 the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
@@ -14,6 +16,7 @@ again). A process that gets SIGPROF runs out of memory wherever it is just then.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -83,7 +86,9 @@ def work(request: dict[str, Any]) -> None:
     sys.stdout, sys.stderr = Watched(request["out"], plans), Watched(request["err"], plans)
     if any(plan["at"].startswith("asks") for plan in plans.left):
         sys.addaudithook(lambda event, arguments: plans.moment("asks", f"{event} {arguments}"))
-    exit_code = main(request["arguments"])
+    if "module" in request:
+        importlib.import_module(request["module"]).main()
+    exit_code = 0 if "module" in request else main(request["arguments"])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

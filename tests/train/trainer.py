@@ -76,11 +76,12 @@ class Trainer:
         *more: str,
         what: str = "tiny.toml",
         plans: tuple[dict[str, Any], ...] = (),
+        module: str | None = None,
         **environment: str,
     ) -> int:
         """The pid of a process that has begun; without a `run` the program chooses the folder.
 
-        `plans` are what befalls it, see forked_trainer.py.
+        `plans` are what befalls it, see forked_trainer.py; with `module` it runs that in place of `glassformer train`.
         """
         request = {
             "arguments": ["train", what, *(["--run", run] if run else []), "--json", *more],
@@ -89,6 +90,7 @@ class Trainer:
             "out": str(self.folder / f"out-{self.count}"),
             "err": str(self.folder / f"err-{self.count}"),
             "plans": plans,
+            **({"module": module} if module else {}),
         }
         self.count += 1
         pid: int = self._ask(request)["pid"]

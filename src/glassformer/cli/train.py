@@ -13,7 +13,7 @@ from cyclopts import Parameter, validators
 import glassformer as gf
 from glassformer.cli.overrides import Overrides
 from glassformer.cli.progress import Progress
-from glassformer.cli.terminal import counted, document, facts, note
+from glassformer.cli.terminal import counted, document, facts, heading, note, table
 from glassformer.errors import Stopped
 from glassformer.train.launch import prepare_process, start_ranks
 from glassformer.train.recipe import AnyRecipe
@@ -62,7 +62,8 @@ def train(
         track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
         threads: Threads to compute with; as many as there are cores.
         ranks: Train in this many processes on this machine, as torchrun --nproc-per-node would start them.
-        dry_run: Say what the run would be, and train nothing.
+        dry_run: Say what the run would be, and train nothing; with --ranks, also what one of so many ranks, which need
+            not be here, would hold in memory and send to others.
         json: Events as JSON lines on stdout; the last one sums up the run.
     """
     from glassformer.units import parse_seconds
@@ -82,7 +83,8 @@ def train(
 
         recipe, base = recipe_for(what, overrides.dotted(), task=task, init_from=init_from)
     if dry_run:
-        _plan(recipe, base, json=json)
+        if world.is_first:
+            _plan(recipe, base, ranks if world.count == 1 else world.count, json=json)
         return None
     from glassformer.run.sinks import open_sink
     from glassformer.train.beginning import find_unfinished, next_run_folder
@@ -140,15 +142,21 @@ def _end_in_peace() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _plan(recipe: AnyRecipe, base: Path, *, json: bool) -> None:
+def _plan(recipe: AnyRecipe, base: Path, ranks: int | None, *, json: bool) -> None:
     from glassformer.train.start import plan_run
 
-    plan = plan_run(recipe, base)
+    plan = plan_run(recipe, base, ranks)
     if json:
         document(plan, "plan")
         return
-    warnings = plan.pop("warnings")
+    warnings, rehearsal = plan.pop("warnings"), plan.pop("rehearsal", None)
     facts(counted(plan, recipe.unit))
+    if rehearsal is not None:
+        from glassformer.train.parallel.rehearsal import tables
+
+        for title, rows in tables(rehearsal):
+            heading(title, rows)
+            table(rows)
     for warning in warnings:
         note(f"warning: {warning}")
 

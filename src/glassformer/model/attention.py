@@ -57,6 +57,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.causal = layer, causal
         self.kernel: Kernel = "fused"
+        self.whole = True
+        """False where other ranks hold the rest of the heads; then `result` is nowhere to be seen."""
         self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_width
         self.dropout = config.dropout
         self.sizes = [heads * self.head_size for heads in (self.heads, self.kv_heads, self.kv_heads)]
@@ -81,8 +83,7 @@ class Attention(nn.Module):
         if memory is None:
             q, k, v = map(self._split, torch.split(self.qkv(x), self.sizes, dim=-1))
         else:
-            bias = None if self.qkv.bias is None else self.qkv.bias[: self.sizes[0]]
-            q, (k, v) = self._split(F.linear(x, self.qkv.weight[: self.sizes[0]], bias)), memory
+            q, (k, v) = self._split(self.project(x, slice(0, self.sizes[0]))), memory
         q = self._turned(see, "q", q, self.q_norm, turn)
         k = self._turned(see, "k", k, self.k_norm, turn) if memory is None else _see_heads(see, "k", k)
         v = _see_heads(see, "v", v)
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         else:
             z = self.explicit(q, k, v, causal_mask(q.shape[2], k.shape[2], q.device) if causal else mask, see)
         z = _see_heads(see, "z", z)
-        if wants(see, "result"):
+        if self.whole and wants(see, "result"):
             weight = self.out.weight.view(-1, self.heads, self.head_size)
             result = see("result", torch.einsum("bhqs,whs->bqhw", z, weight))
             y: Tensor = result.sum(2) if self.out.bias is None else result.sum(2) + self.out.bias
@@ -141,11 +142,13 @@ class Attention(nn.Module):
 
     def remember(self, memory: Float[Tensor, "batch key width"]) -> tuple[Keys, Keys]:
         """Keys and values of another stack's output, once for however many queries look at it."""
-        first = self.sizes[0]
-        bias = None if self.qkv.bias is None else self.qkv.bias[first:]
-        projected = F.linear(memory, self.qkv.weight[first:], bias)
+        projected = self.project(memory, slice(self.sizes[0], sum(self.sizes)))
         k, v = map(self._split, torch.split(projected, self.sizes[1:], dim=-1))
         return (k if self.k_norm is None else self.k_norm(k)), v
+
+    def project(self, x: Float[Tensor, "batch position width"], rows: slice) -> Float[Tensor, "batch position entries"]:
+        """Queries alone, or keys and values alone: cross-attention takes them of two texts."""
+        return F.linear(x, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
 
     def _split(self, y: Float[Tensor, "batch position entries"]) -> Queries:
         """Entries of all heads side by side -> one axis for the heads."""

@@ -18,12 +18,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glassformer.model.config import ModelConfig
 from glassformer.seeds import derive
 
-Rule = Callable[[nn.Parameter, ModelConfig], float]
+Rule = Callable[[Tensor, ModelConfig], float]
 
 TABLE: dict[str, tuple[Rule, Rule, Rule]] = {
     "gpt2": (
@@ -46,15 +46,19 @@ TABLE: dict[str, tuple[Rule, Rule, Rule]] = {
 
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Draw every weight of `model` by the scheme the config names."""
-    embedding, matrix, writer = TABLE[config.init]
+    """Draw every weight of `model` by the scheme the config names; one on `meta` has no numbers."""
     for name, weight in model.named_parameters():
-        if weight.ndim < 2:
-            weight.fill_(0.0 if name.endswith("bias") else 1.0)
-            continue
-        kind = embedding if name in ("embed.weight", "positions.weight", "types.weight") else matrix
-        rule = writer if name.endswith(("attn.out.weight", "cross.out.weight", "mlp.down.weight")) else kind
-        stream = torch.Generator().manual_seed(derive(seed, "init", name))
-        weight.normal_(0.0, rule(weight, config), generator=stream) if rule(
-            weight, config
-        ) else weight.zero_()
+        if not weight.is_meta:
+            draw(name, weight, config, seed)
+
+
+def draw(name: str, weight: Tensor, config: ModelConfig, seed: int) -> Tensor:
+    """Fill one whole weight, on the CPU, with what it starts as."""
+    if weight.ndim < 2:
+        return weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    embedding, matrix, writer = TABLE[config.init]
+    kind = embedding if name in ("embed.weight", "positions.weight", "types.weight") else matrix
+    rule = writer if name.endswith(("attn.out.weight", "cross.out.weight", "mlp.down.weight")) else kind
+    stream = torch.Generator().manual_seed(derive(seed, "init", name))
+    deviation = rule(weight, config)
+    return weight.normal_(0.0, deviation, generator=stream) if deviation else weight.zero_()

@@ -19,7 +19,6 @@ from glassformer.model.attention import KeyValues
 from glassformer.model.config import ModelConfig
 from glassformer.model.dropout import dropout
 from glassformer.model.feedforward import ACTIVATIONS
-from glassformer.model.loss import linear_cross_entropy
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, wants, within
 from glassformer.model.transformer import Ids, Memory, Transformer, Vectors
@@ -66,11 +65,10 @@ class Decoder(Transformer):
 
         `num_targets` divides instead of this row's own count, so that micro-batches add up to the mean.
         """
-        hidden = self.hidden(ids, segments=segments).flatten(0, 1)
-        return linear_cross_entropy(
-            hidden, self.head.weight, targets.flatten(), bias=self.head.bias,
-            num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,
-        )  # fmt: skip
+        hidden = self.hidden(ids, segments=segments)
+        return self.compare(
+            hidden, targets, num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss
+        )
 
 
 class Encoder(Transformer):
@@ -145,10 +143,9 @@ class Encoder(Transformer):
             x = self.transformed(x.gather(1, places[..., None].expand(-1, -1, x.shape[-1])))
         else:
             x = dropout(self.pooled(x, segments), self.config.dropout, self.training)[:, None]
-        return linear_cross_entropy(
-            x.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias,
-            num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,
-        )  # fmt: skip
+        return self.compare(
+            x, targets, num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss
+        )
 
     def _add_head(self, config: ModelConfig) -> None:
         d = config.width
@@ -220,10 +217,9 @@ class EncoderDecoder(Transformer):
         padded, and neither attention nor positions reach from one pair into another.
         """
         hidden = self.hidden(ids, self.read(source, segments=source_segments), segments=segments)
-        return linear_cross_entropy(
-            hidden.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias,
-            num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss,
-        )  # fmt: skip
+        return self.compare(
+            hidden, targets, num_targets=num_targets, label_smoothing=label_smoothing, z_loss=z_loss
+        )
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -239,6 +235,10 @@ _MEMBERS: dict[str, type[Transformer]] = {
 
 
 def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device | None = None) -> Transformer:
-    """The model a config describes, its weights drawn from `seed`."""
+    """The model a config describes, its weights drawn from `seed`. On `meta` they have shapes and no numbers, for ranks
+    that fill in their parts (`train/parallel/tensors.py`)."""
+    if device is not None and torch.device(device).type == "meta":
+        with torch.device("meta"):
+            return _MEMBERS[config.kind](config, seed=seed)
     model = _MEMBERS[config.kind](config, seed=seed)
     return model if device is None else model.to(device)

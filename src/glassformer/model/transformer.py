@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from glassformer.model.block import Block
 from glassformer.model.config import ModelConfig
 from glassformer.model.dropout import dropout
 from glassformer.model.init import initialise
+from glassformer.model.loss import linear_cross_entropy
 from glassformer.model.norms import Norm
 from glassformer.model.places import See, unseen, wants, within
 from glassformer.model.positions import alibi_slopes, rotations, sinusoids
@@ -57,7 +59,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.seed = config, seed
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
         self.types = nn.Embedding(config.token_types, config.width) if config.token_types else None
@@ -73,13 +75,8 @@ class Transformer(nn.Module):
                 "encoder_norm" if stack.name == "encoder" else "norm", Norm(config) if pre else None
             )
         self._add_head(config)
-        if config.positions == "rope":
-            self._constant("turn", rotations(config.context, config.rotary_width, config.rope_base))
-        elif config.positions.startswith("sinusoidal"):
-            halves = config.positions == "sinusoidal_halves"
-            self._constant("table", sinusoids(config.context, config.width, halves=halves))
-        elif config.positions == "alibi":
-            self._constant("slopes", alibi_slopes(config.num_heads))
+        with torch.device("cpu"):  # also where weights have no numbers yet
+            self._add_constants(config)
         initialise(self, config, seed)
 
     def use_attention(self, kernel: Kernel) -> None:
@@ -93,6 +90,12 @@ class Transformer(nn.Module):
         if config.tied:
             self.head.weight = self.embed.weight
 
+    def compare(self, x: Vectors, targets: Int[Tensor, "*rows"], **options: Any) -> Float[Tensor, ""]:
+        """How wrong the head is about these vectors' targets; `options` are those of `linear_cross_entropy`."""
+        return linear_cross_entropy(
+            x.flatten(0, 1), self.head.weight, targets.flatten(), bias=self.head.bias, **options
+        )
+
     def _scores(self, x: Vectors, see: See, ids: Ids | None = None) -> Float[Tensor, "batch position vocab"]:
         """Logits, and for one who looks what they say of `ids`, the row that is written."""
         logits: Tensor = see("logits", self.head(x))
@@ -101,6 +104,15 @@ class Transformer(nn.Module):
         if ids is not None and wants(see, "loss"):
             see("loss", F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none"))
         return logits
+
+    def _add_constants(self, config: ModelConfig) -> None:
+        if config.positions == "rope":
+            self._constant("turn", rotations(config.context, config.rotary_width, config.rope_base))
+        elif config.positions.startswith("sinusoidal"):
+            halves = config.positions == "sinusoidal_halves"
+            self._constant("table", sinusoids(config.context, config.width, halves=halves))
+        elif config.positions == "alibi":
+            self._constant("slopes", alibi_slopes(config.num_heads))
 
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)

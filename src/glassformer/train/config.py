@@ -158,6 +158,8 @@ class ParallelConfig(Config):
 
     shard: int | Literal["all"] = 1
     """Over so many ranks each weight is divided, with its gradient and what the optimiser remembers; all: over all."""
+    tensor: int = Field(1, ge=1)
+    """So many neighbouring ranks compute each layer together, each its own heads and neurons, on the same rows."""
     timeout: float = Field(300.0, gt=0)
     """Seconds without a sign of life after which a rank is taken for dead; as long all wait for the last to begin."""
 
@@ -166,3 +168,8 @@ class ParallelConfig(Config):
         if self.shard != "all" and self.shard < 1:
             raise ValueError(f"shard is {self.shard}; give a number of ranks from 1, or 'all'")
         return self
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether a rank holds only a part of them."""
+        return self.shard != 1 or self.tensor > 1

@@ -108,12 +108,12 @@ class Session:
         self.task, self.recipe, self.run, self.ranks = task, task.recipe, run, ranks
         progress("choosing how to use this machine")
         self.begun = ranks.decide(lambda: run.events.last("start"))
-        self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.count))
+        self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.data_count))
         progress(f"using {self.choice.name}")
         self.device = torch.device(self.choice.device)
-        self.model = task.build(self.device)
+        self.model = ranks.build(task, self.device)
         self.weights = ranks.prepare(self.model, self.choice.precision)
-        self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters)
+        self.optimizers = build_optimizers(self.recipe.optimizer, self.weights.masters, ranks.orthogonal)
         self.guard = Guard(
             self.recipe.faults, self.recipe.optimizer, self.weights, self.optimizers, ranks=ranks
         )
@@ -121,8 +121,8 @@ class Session:
         self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
         self.meter = Meter(task.flops_per_token, measuring.ceiling(self))
-        self.noise = (ranks.rank,) if ranks.rank else ()
-        """What other ranks than the first add to the seed of dropout."""
+        self.noise = (ranks.data_rank,) if ranks.data_rank else ()
+        """What ranks with other rows than the first's add to the seed of dropout."""
         self.saver = Saver(self)
         self.consumed = hashlib.sha256().hexdigest()
         """Digest of every sample seen, in order: two runs that agree here saw the same text."""

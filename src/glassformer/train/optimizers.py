@@ -24,10 +24,15 @@ from glassformer.model.shapes import in_block
 from glassformer.train.config import OptimizerConfig
 
 Named = Mapping[str, torch.nn.Parameter]
+Orthogonal = Callable[[list[Tensor]], list[Tensor]]
+"""Matrices of one shape -> each made orthogonal."""
 
 
-def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.optim.Optimizer]:
-    """The optimisers that together update all of `weights`, each weight by exactly one.
+def build_optimizers(
+    config: OptimizerConfig, weights: Named, orthogonal: Orthogonal | None = None
+) -> list[torch.optim.Optimizer]:
+    """The optimisers that together update all of `weights`, each weight by exactly one. `orthogonal` is how Muon's
+    matrices are made so where each rank holds a part of them.
 
     A weight that asks for no gradient has none to follow: it is left out, and does not decay.
     """
@@ -40,7 +45,7 @@ def build_optimizers(config: OptimizerConfig, weights: Named) -> list[torch.opti
             return adamw
         muon = Muon(
             hidden.values(), lr=config.matrix_learning_rate, momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay, orthogonal=orthogonal,
         )  # fmt: skip
         return [muon, *adamw]
     groups = [
@@ -152,9 +157,15 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        orthogonal: Orthogonal | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.orthogonal = orthogonal or each_orthogonal
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # closures are not used here
@@ -166,12 +177,15 @@ class Muon(torch.optim.Optimizer):
                 gradients = [w.grad for w in weights if w.grad is not None]
                 momenta = [self.state[w].setdefault("momentum", torch.zeros_like(w)) for w in weights]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-                ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
+                ahead = self.orthogonal(list(torch._foreach_lerp(gradients, momenta, group["momentum"])))
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    weights, list(orthogonal(ahead).to(weights[0].dtype).unbind()), alpha=-rate
-                )
+                torch._foreach_add_(weights, [m.to(weights[0].dtype) for m in ahead], alpha=-rate)
+
+
+def each_orthogonal(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of several matrices of one shape, at once."""
+    return list(orthogonal(torch.stack(matrices)).unbind())
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

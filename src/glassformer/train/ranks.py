@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassformer.model.count import Precision
-from glassformer.train.task import Batch
+from glassformer.train.optimizers import each_orthogonal
+from glassformer.train.task import Batch, Task
 from glassformer.train.weights import Weights
 
 T = TypeVar("T")
@@ -25,6 +26,8 @@ class Ranks:
     """One rank, alone: nothing is divided, and every number stays what it is."""
 
     rank, count, sharded = 0, 1, False
+    data_rank, data_count = 0, 1
+    """Over which rows are divided: fewer than all where several compute each layer together."""
 
     @property
     def is_first(self) -> bool:
@@ -47,6 +50,10 @@ class Ranks:
         """Whole batches in turn, with 0 for one that does not count: all ranks take as many."""
         return ((batch, 1) for batch in batches)
 
+    def build(self, task: Task, device: torch.device) -> nn.Module:
+        """The model, to be prepared. Where weights are divided they have no numbers yet."""
+        return task.build(device)
+
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         """The model's weights as this rank holds them."""
         return Weights(model, precision)
@@ -63,7 +70,12 @@ class Ranks:
         """The length of each tensor's gradient: (gradient,)."""
         return torch.stack(torch._foreach_norm(gradients))
 
+    def orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
+        """Muon's whole matrices of one shape, each made orthogonal."""
+        return each_orthogonal(matrices)
+
     def sum(self, value: Tensor) -> Tensor:
+        """The sum over the ranks' rows."""
         return value
 
     def total(self, *numbers: float) -> Sequence[float]:
@@ -96,6 +108,14 @@ class Ranks:
 
     def spread(self, tensors: Named, like: Named) -> Named:
         """Rank 0's tensors to all, each divided as its weight in `like` is."""
+        return tensors
+
+    def as_saved(self, tensors: Named) -> Named:
+        """Divided tensors with their rows as the model has them, for ranks that write each its part."""
+        return tensors
+
+    def as_held(self, tensors: Named) -> Named:
+        """The reverse, for what ranks have read each its part of."""
         return tensors
 
     def rest(self) -> None:

@@ -65,16 +65,16 @@ class BaseRecipe(Config):
 
     @model_validator(mode="after")
     def _can_be_sharded(self) -> Self:
-        if self.parallel.shard == 1:
+        if not self.parallel.divides_weights:
             return self
-        problems = []
+        problems, by = [], "shard" if self.parallel.shard != 1 else "tensor"
         if self.optimizer.kind in WHOLE_MATRICES:
             problems.append(
-                f"optimizer.kind '{self.optimizer.kind}' needs whole matrices, but parallel.shard divides them; "
-                "take adamw, or shard = 1"
+                f"optimizer.kind '{self.optimizer.kind}' needs whole matrices, but parallel.{by} divides them; "
+                f"take adamw or muon, or {by} = 1"
             )
         if self.engine.compile == "on":
-            problems.append("engine.compile 'on' has no effect with parallel.shard: sharded steps are eager")
+            problems.append(f"engine.compile 'on' has no effect with parallel.{by}: divided steps are eager")
         if problems:
             raise Clash(problems)
         return self
@@ -225,8 +225,8 @@ RECIPES: dict[str, type[AnyRecipe]] = {
     "classify": TableRecipe, "regress": TableRecipe, "marks": TableRecipe,
 }  # fmt: skip
 TARGETS: dict[str, Targets] = {"classify": "classes", "regress": "numbers", "marks": "marks"}
-WHOLE_MATRICES = ("muon", "adafactor")
-"""Optimisers that look at a whole matrix, not at one weight after the other."""
+WHOLE_MATRICES = ("adafactor",)
+"""Optimisers that look at a whole matrix, and are torch's, which cannot do so where a rank holds a part of it."""
 _KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder", "label": "encoder"}
 _DEMOS = {
     "language": "demo", "translate": "demo-translate", "mask": "demo-mask", "label": "demo-label",

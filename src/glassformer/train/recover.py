@@ -115,7 +115,7 @@ def _earlier_too(session: Session) -> bool:
     with torch.set_grad_enabled(not session.ranks.sharded):
         mine = sum(session.loss_of(**arrays).item() for arrays in parts)
     session.ranks.rest()
-    (loss,) = session.ranks.total(mine)
+    loss = session.ranks.sum(torch.tensor(mine, dtype=torch.float64)).item()
     return session.guard.watch.is_high(loss)
 
 
@@ -147,7 +147,7 @@ def _bundle(session: Session, fault: Fault, batch: Batch, event: dict[str, Any])
     about = {
         "step": fault.step + 1, "fault": event, "model": session.task.config.model_dump(mode="json"),
         "choice": asdict(session.choice), "clip": recipe.train.clip,
-        "accumulate": recipe.train.accumulate * session.ranks.count,
+        "accumulate": recipe.train.accumulate * session.ranks.data_count,
         "label_smoothing": recipe.train.label_smoothing, "z_loss": recipe.train.z_loss,
         "recipe": recipe.resolved(), "made_with": session.run.manifest,
     }  # fmt: skip

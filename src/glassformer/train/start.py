@@ -96,7 +96,7 @@ def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choic
     recipe, trial = task.recipe, make_trial(task)
     asked = recipe.engine.model_dump()
     engine = recipe.engine
-    if recipe.parallel.shard != 1 and num_ranks > 1:
+    if recipe.parallel.tensor > 1 or (recipe.parallel.shard != 1 and num_ranks > 1):
         engine = engine.model_copy(update={"compile": "off"})
     recorded = events.last("engine")
     if recorded is not None:
@@ -196,15 +196,25 @@ def check_space(run: Run, task: Task) -> None:
         )
 
 
-def plan_run(recipe: AnyRecipe, base: Path) -> dict[str, Any]:
-    """What a run would be, for --dry-run: the data is read and tokenised into the cache, nothing else is written."""
-    task = open_task(recipe, base, lambda message: None)
-    steps = _steps(task)
+def plan_run(recipe: AnyRecipe, base: Path, ranks: int | None = None) -> dict[str, Any]:
+    """What a run would be, for --dry-run: the data is read and tokenised into the cache, nothing else is written. With
+    `ranks`, also what one of so many would hold and send (`train/parallel/rehearsal.py`); then a language recipe with
+    `model.vocab` needs no data, and the device need not be here."""
+    if ranks is not None:
+        from glassformer.train.parallel.rehearsal import plan_rehearsed
+
+        return plan_rehearsed(recipe, base, ranks, facts_of)
+    return facts_of(open_task(recipe, base, lambda message: None), pick_device(recipe.engine.device))
+
+
+def facts_of(task: Task, device: str) -> dict[str, Any]:
+    """What a run of this task would be."""
+    recipe, steps = task.recipe, _steps(task)
     tokens = None if steps is None else steps * task.batches.tokens_per_batch
     return {
         "recipe": recipe.name,
         "task": recipe.task,
-        "device": pick_device(recipe.engine.device),
+        "device": device,
         "parameters": sum(map(prod, task.shapes.values())),
         **task.sizes,
         "training_tokens": task.training_tokens,

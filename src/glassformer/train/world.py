@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from glassformer.errors import ConfigError, UsageError
+from glassformer.model.config import ModelConfig
+from glassformer.model.network import NetworkConfig
 from glassformer.train.recipe import AnyRecipe
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -78,22 +80,33 @@ def check_ranks(asked: int | None, world: World) -> None:
 
 def check_division(recipe: AnyRecipe, count: int) -> None:
     """Refuse a recipe whose work cannot be divided over so many ranks."""
-    train, shard, problems = recipe.train, recipe.parallel.shard, []
-    if train.batch % (count * train.accumulate):
-        parts = (
-            f"{count} ranks with {train.accumulate} micro-batches each"
-            if train.accumulate > 1
-            else f"{count} ranks"
-        )
-        best = max(1, round(train.batch / (count * train.accumulate))) * count * train.accumulate
+    train, shard, tensor, problems = recipe.train, recipe.parallel.shard, recipe.parallel.tensor, []
+    ranks = f"{count} rank{'s' * (count > 1)}"
+    if count % tensor:
+        problems.append(f"parallel.tensor {tensor} does not divide {ranks}")
+    elif tensor > 1:
+        problems += _undivided(recipe.model, tensor)
+    data = max(1, count // tensor)
+    groups = ranks if tensor == 1 else f"{data} group{'s' * (data > 1)} of {tensor} ranks"
+    if train.batch % (data * train.accumulate):
+        parts = f"{groups} with {train.accumulate} micro-batches each" if train.accumulate > 1 else groups
+        best = max(1, round(train.batch / (data * train.accumulate))) * data * train.accumulate
         problems.append(f"train.batch {train.batch} does not divide over {parts}; {best} would")
-    if shard != "all" and count % shard:
-        problems.append(f"parallel.shard {shard} does not divide {count} rank{'s' * (count > 1)}")
+    if shard != "all" and data % shard:
+        problems.append(f"parallel.shard {shard} does not divide {groups}")
     if recipe.engine.device.startswith("cuda:") and count > 1:
         problems.append(
             f"engine.device '{recipe.engine.device}' is one GPU, but each rank takes that of LOCAL_RANK"
         )
     if problems:
         raise ConfigError(
-            f"The recipe {recipe.name} cannot be divided over {count} rank{'s' * (count > 1)}:", problems
+            f"The recipe {recipe.name} cannot be divided over {ranks}:", problems
         )
+
+
+def _undivided(model: ModelConfig | NetworkConfig, tensor: int) -> list[str]:
+    """What of a model's layers does not divide among the ranks of a tensor group."""
+    if not isinstance(model, ModelConfig):
+        return ["parallel.tensor divides heads and feed-forward layers, and a plain network has neither"]
+    sizes = {"key and value heads": model.num_kv_heads, "model.feedforward": model.ff_width}
+    return [f"parallel.tensor {tensor} does not divide {what} ({size})" for what, size in sizes.items() if size % tensor]

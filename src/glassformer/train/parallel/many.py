@@ -1,9 +1,9 @@
 """Many ranks, one curve: what is divided over them, and what is put together again. On torch.distributed alone.
 
-Step s of a run has one batch, the same function of s for any number of ranks N. Rank r takes the r-th N-th of its
-rows, and the loss of each is already divided by the number of targets of the whole batch, so
+Step s of a run has one batch, the same function of s for any number of data ranks N. Data rank r takes the r-th N-th
+of its rows, and the loss of each is already divided by the number of targets of the whole batch, so
 
-    gradient of the batch = sum over ranks of (gradient of the rank's rows)
+    gradient of the batch = sum over data ranks of (gradient of the rank's rows)
 
 exactly as it is the sum over micro-batches on one rank: N ranks are one rank with N-fold accumulation, but for the
 order in which floats are added.
@@ -12,6 +12,8 @@ order in which floats are added.
     sharded   every rank holds an N-th of each weight, of its gradient and of what the optimiser remembers; FSDP2
               (`fully_shard`; Zhao et al. 2023) gathers a block's weights when it is computed. With shard = k < N,
               N / k such groups hold copies (HSDP).
+    tensor    the ranks of a group compute each layer together (train/parallel/tensor.py), in any product with these:
+              FSDP2 also looks after what a group holds where nothing else divides it.
 
 What is decided (engine, number of steps, where to go on from, when to stop) rank 0 decides, or all together. The
 small change of words goes over gloo on the CPU, also where gradients go over NCCL.
@@ -27,16 +29,20 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from glassformer.model.block import Block
+from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
 from glassformer.model.transformer import Transformer
 from glassformer.train.config import ParallelConfig
+from glassformer.train.parallel.matrices import orthogonal_parts
+from glassformer.train.parallel.mesh import Ids, Mesh, Rows
+from glassformer.train.parallel.tensor import Divided, divide
+from glassformer.train.parallel.tensors import Parts
 from glassformer.train.ranks import Named, Ranks
-from glassformer.train.task import Batch
+from glassformer.train.task import Batch, Task
 from glassformer.train.weights import Weights
 from glassformer.train.world import World
 
@@ -50,12 +56,13 @@ class ManyRanks(Ranks):
     """One of several ranks, in torch's default process group."""
 
     def __init__(self, world: World, config: ParallelConfig, device: str) -> None:
+        self.mesh = Mesh(world, config, device)
         self.rank, self.count, self._device = world.rank, world.count, device
-        self._shard = world.count if config.shard == "all" else config.shard
-        self.sharded = self._shard > 1
+        self.data_rank, self.data_count = self.mesh.data_rank, self.mesh.data_count
+        self.sharded = self.mesh.parts > 1
+        self.parts, self._divided = Parts(self.mesh), Divided()
         self._root: FSDPModule | None = None
         self._copy: nn.Module | None = None
-        self._made: DeviceMesh | None = None
 
     def decide(self, make: Callable[[], T]) -> T:
         box = [make() if self.is_first else None]
@@ -69,25 +76,33 @@ class ManyRanks(Ranks):
         return make() if made is None else made
 
     def rows(self, batch: Batch) -> Batch:
-        return _Rows(batch, self.rank, self.count)
+        return Rows(batch, self.data_rank, self.data_count)
 
     def deal(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
         group: list[Batch] = []
+        counts = int(self.mesh.tensor_rank == 0)  # the others of a tensor group look at the same
         for batch in batches:
             group.append(batch)
-            if len(group) == self.count:
-                yield group[self.rank], 1
+            if len(group) == self.data_count:
+                yield group[self.data_rank], counts
                 group = []
         if group:
-            yield group[min(self.rank, len(group) - 1)], int(self.rank < len(group))
+            yield group[min(self.data_rank, len(group) - 1)], int(self.data_rank < len(group)) * counts
         self.rest()
+
+    def build(self, task: Task, device: torch.device) -> nn.Module:
+        blank = self.sharded and isinstance(task.config, ModelConfig)
+        return task.build("meta" if blank else device)
 
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         if not self.sharded:
             return Weights(model, precision)
         mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         policy = mixed if precision == "bf16" else MixedPrecisionPolicy()
-        mesh = self._mesh()
+        if self.mesh.tensor > 1 and isinstance(model, Transformer):
+            self._divided = divide(model, self.mesh.along("tensor"))
+            self.parts = Parts(self.mesh, self._divided.orders)
+        mesh = self.mesh.data
         for block in _blocks(model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         self._root = fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -96,26 +111,42 @@ class ManyRanks(Ranks):
             if isinstance(module, FSDPModule):  # a sum: the loss is already a share of the batch's mean
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+        if isinstance(model, Transformer) and any(weight.is_meta for weight in model.parameters()):
+            self.parts.fill(model, self._device)
         return Weights(model, "fp32")  # FSDP2 keeps float32 masters itself, and gathers what is computed with
 
     def sum_gradients(self, weights: Weights) -> None:
+        """Of copies, all; of divided weights, what FSDP2 did not sum in the backward pass: each rank of a tensor group
+        has seen its own heads."""
+        gradients, group = weights.gradients, None
         if self.sharded:
-            return  # FSDP2 summed them in the backward pass
-        for bucket in _buckets(weights.gradients):
+            named = self.mine({name: weights.masters[name].grad for name in self._divided.summed})  # type: ignore[misc] # made with the weights
+            if not named:
+                return
+            gradients, group = list(named.values()), self.mesh.along("tensor").get_group()
+        for bucket in _buckets(gradients):
             flat = torch.cat([gradient.view(-1) for gradient in bucket])
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=group)
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_([gradient.view(-1) for gradient in bucket], list(parts))
 
     def norms(self, gradients: list[Tensor]) -> Tensor:
         if not self.sharded:
             return super().norms(gradients)
-        local = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-        squares = torch.stack(torch._foreach_norm(local)).square()
-        dist.all_reduce(squares, group=self._mesh()["shard"].get_group())
+        mine = torch.stack(torch._foreach_norm([gradient.to_local() for gradient in gradients]))  # type: ignore[attr-defined] # divided
+        counted = torch.tensor([self.parts.counts(gradient) for gradient in gradients], device=mine.device)
+        squares = mine.square() * counted
+        dist.all_reduce(squares, group=self.mesh.parts_group)
         return squares.sqrt()
 
+    def orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
+        if not self.sharded:
+            return super().orthogonal(matrices)
+        return list(orthogonal_parts(matrices, self.mesh, self.parts))
+
     def sum(self, value: Tensor) -> Tensor:
+        if self.mesh.tensor_rank:
+            value.zero_()  # what the first of the tensor group counts
         dist.all_reduce(value)
         return value
 
@@ -138,24 +169,21 @@ class ManyRanks(Ranks):
         return {name: t.to_local() if isinstance(t, DTensor) else t for name, t in tensors.items()}
 
     def step_taken(self, sample_ids: NDArray[Any], reason: str | None) -> tuple[NDArray[Any], str | None]:
-        mine = self.rows(_Ids(sample_ids)).sample_ids
+        mine = self.rows(Ids(sample_ids)).sample_ids
         told = torch.tensor([*np.asarray(mine, np.int64).tolist(), int(reason is not None)])
         heard = [torch.empty_like(told) for _ in range(self.count)]
         dist.all_gather(heard, told)
-        ids = torch.cat([part[:-1] for part in heard]).numpy().astype(sample_ids.dtype)
+        ids = torch.cat([part[:-1] for part in heard[:: self.mesh.tensor]]).numpy().astype(sample_ids.dtype)
         if not any(int(part[-1]) for part in heard):
             return ids, None
         return ids, next(r for r in self.hear(reason) if r is not None)
 
     def gather(self, tensors: Named) -> dict[str, Tensor]:
         whole = {}
-        for (
-            name,
-            value,
-        ) in tensors.items():  # one at a time: no other rank ever holds more than one whole tensor
-            full = value.full_tensor() if isinstance(value, DTensor) else value
+        for name, value in tensors.items():  # no other rank ever holds more than one whole tensor
+            closed = self.parts.closed(value)
             if self.is_first:
-                whole[name] = full.detach().cpu()
+                whole[name] = self.parts.plain(name, closed.detach().cpu())
         return whole
 
     def spread(self, tensors: Named, like: Named) -> Named:
@@ -163,14 +191,18 @@ class ManyRanks(Ranks):
         mine: dict[str, Tensor] = {}
         for name, shape, dtype in told:
             given = tensors[name] if self.is_first else torch.empty(shape, dtype=dtype)
-            weight = like.get(name, like.get(name.rpartition(".")[0]))
             value = given.to(self._device).contiguous()
-            if isinstance(weight, DTensor) and weight.shape == value.shape:
-                mine[name] = distribute_tensor(value, weight.device_mesh, weight.placements)
-                continue
             dist.broadcast(value, src=0)
-            mine[name] = value
+            weight = like.get(name, like.get(name.rpartition(".")[0]))
+            fits = weight is not None and weight.shape == value.shape
+            mine[name] = self.parts.cut(self.parts.ordered(name, value), weight) if fits else value  # type: ignore[arg-type] # fits
         return mine
+
+    def as_saved(self, tensors: Named) -> Named:
+        return {name: self.parts.as_saved(name, tensor) for name, tensor in tensors.items()}
+
+    def as_held(self, tensors: Named) -> Named:
+        return {name: self.parts.as_held(name, tensor) for name, tensor in tensors.items()}
 
     def rest(self) -> None:
         if self._root is not None:
@@ -190,41 +222,6 @@ class ManyRanks(Ranks):
 
     def wait(self) -> None:
         self.total(0.0)
-
-    def _mesh(self) -> DeviceMesh:
-        """(copies, shards); rows of consecutive ranks share a machine and do most of the talking."""
-        if self._made is None:
-            sizes = (self.count // self._shard, self._shard)
-            names = ("copies", "shard")
-            both = init_device_mesh(self._device, sizes, mesh_dim_names=names)
-            self._made = both if sizes[0] > 1 else both["shard"]
-        return self._made
-
-
-class _Rows:
-    """One rank's rows of a batch, in order; the number of targets stays that of all."""
-
-    def __init__(self, batch: Batch, rank: int, count: int) -> None:
-        size = len(batch.sample_ids) // count
-        self._part = slice(rank * size, (rank + 1) * size)
-        self.sample_ids, self.num_targets = batch.sample_ids[self._part], batch.num_targets
-        self._batch = batch
-
-    def arrays(self) -> dict[str, NDArray[Any] | None]:
-        arrays = self._batch.arrays()
-        return {name: None if array is None else array[self._part] for name, array in arrays.items()}
-
-
-class _Ids:
-    """A batch of which only the samples' names matter."""
-
-    num_targets = 0
-
-    def __init__(self, sample_ids: NDArray[Any]) -> None:
-        self.sample_ids = sample_ids
-
-    def arrays(self) -> dict[str, NDArray[Any] | None]:
-        return {}
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
