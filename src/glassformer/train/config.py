@@ -125,6 +125,8 @@ class EngineConfig(Config):
     """`autocast`: products in bfloat16, weights in float32. `bf16`: bfloat16 weights with float32 masters."""
     compile: Literal["auto", "on", "off"] = "auto"
     attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
+    activation_memory: float = Field(1.0, ge=0, le=1)
+    """The share of the activations kept for the backward pass; the rest is computed again (`train/recompute.py`)."""
 
 
 class FaultsConfig(Config):

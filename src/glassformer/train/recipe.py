@@ -133,6 +133,17 @@ class TransformerRecipe(BaseRecipe):
             raise ValueError(f"task '{self.task}' trains a model of kind '{kind}', not '{self.model.kind}'")
         return self
 
+    @model_validator(mode="after")
+    def _the_same_noise_again(self) -> Self:
+        engine = self.engine
+        if engine.activation_memory < 1 and engine.compile == "on" and self.model.dropout:
+            raise ValueError(
+                f"engine.compile 'on' with engine.activation_memory {engine.activation_memory:g} and model.dropout "
+                f"{self.model.dropout:g}: torch's compiler draws other noise for what it computes again, and the "
+                "gradient would be wrong; take compile = 'off', or one of the other two as it is left out"
+            )
+        return self
+
 
 class Recipe(TransformerRecipe):
     """Text in, a decoder out."""
@@ -234,6 +245,11 @@ class TableRecipe(BaseRecipe):
         if self.engine.attention != "auto":
             problems.append(
                 f"engine.attention '{self.engine.attention}' has no effect: a plain network has none"
+            )
+        if self.engine.activation_memory < 1:
+            problems.append(
+                f"engine.activation_memory {self.engine.activation_memory:g} has no effect: a plain network has no "
+                "blocks to compute again; more of train.accumulate takes less memory"
             )
         if problems:
             raise Clash(problems)

@@ -23,7 +23,7 @@ from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
-from glassformer.train.config import TrainConfig
+from glassformer.train.config import EngineConfig, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -101,7 +101,11 @@ def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choic
     recorded = events.last("engine")
     if recorded is not None:
         choice = Choice(**recorded["choice"])
-        changed = "other engine settings were asked for" if recorded["asked"] != asked else _gone(choice)
+        before = EngineConfig(**recorded["asked"]).model_dump()
+        if not choice.compiled:  # then the same numbers come of whatever share of activations is kept
+            before["activation_memory"] = asked["activation_memory"]
+            choice = replace(choice, activation_memory=engine.activation_memory)
+        changed = _gone(choice) if before == asked else "other engine settings were asked for"
         if changed is None:
             return choice, recorded["step_seconds"]
         message = f"no longer uses {choice.name} on {choice.device}: {changed}; losses may differ in their last digits"
@@ -173,7 +177,8 @@ def plain_loss_of(trained: Loss, model: nn.Module, choice: Choice, recipe: AnyRe
     or has a z-loss; then one computed eagerly, which needs no second compilation."""
     if recipe.train.label_smoothing == recipe.train.z_loss == 0:
         return trained
-    return prepare_loss(model, replace(choice, compiled=False))
+    kept = 1.0 if choice.compiled else choice.activation_memory  # blocks that are compiled stay as they are
+    return prepare_loss(model, replace(choice, compiled=False, activation_memory=kept))
 
 
 def num_steps(task: Task, step_seconds: float) -> int:
