@@ -8,8 +8,9 @@ It forks from a process that has loaded torch, because loading it takes longer t
 A plan is what befalls the process, at a moment that is the same every time: `{"at": moment, "do": deed}`.
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
 the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
-where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk) or `lift` (it may
-again). A process that gets SIGPROF runs out of memory wherever it is just then.
+where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk), `lift` (it may again), or
+`memory N` (the process may hold N more bytes than it does). A process that gets SIGPROF runs out of memory wherever it
+is just then.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
@@ -51,6 +54,9 @@ def happen(deed: str) -> None:
     name, _, number = deed.partition(" ")
     if name == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), resource.RLIM_INFINITY))
+    elif name == "memory":
+        held = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index] # Linux has it
+        resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + int(number), resource.RLIM_INFINITY))
     elif name == "lift":
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     else:

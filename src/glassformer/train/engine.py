@@ -35,6 +35,7 @@ from glassformer.model.transformer import Transformer
 from glassformer.stats import median
 from glassformer.train.config import EngineConfig
 from glassformer.train.launch import on_all_cores, release_pages
+from glassformer.train.out_of_memory import says_no_memory
 from glassformer.train.recompute import compiler_settings, recompute_blocks
 from glassformer.train.step import Loss
 
@@ -136,6 +137,8 @@ def choose(
     working = sorted((c for c in tried if c.step_seconds), key=lambda c: c.step_seconds or 0.0)
     if not working:
         reasons = "; ".join(f"{c.choice.name}: {c.error}" for c in tried)
+        if any(says_no_memory(c.error or "") for c in tried):
+            raise MemoryError(reasons)
         raise GlassformerError(f"This model does not run on this machine in any way tried: {reasons}.")
     return working + [c for c in tried if not c.step_seconds]
 
@@ -175,7 +178,9 @@ def prepare_loss(
     )
 
     def compute(*args: Any, **kwargs: Any) -> torch.Tensor:
-        settings = compiler_settings(choice.activation_memory) if choice.compiled else contextlib.nullcontext()
+        settings = (
+            compiler_settings(choice.activation_memory) if choice.compiled else contextlib.nullcontext()
+        )
         with autocast, settings:
             result: torch.Tensor = loss(*args, **kwargs, label_smoothing=label_smoothing, z_loss=z_loss)
         return result
@@ -238,6 +243,7 @@ def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
         return Candidate(choice, median(times) * batch / rows, first)
     except (
         RuntimeError,
+        MemoryError,
         TimeoutError,
         NotImplementedError,
         ImportError,

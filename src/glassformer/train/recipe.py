@@ -264,6 +264,7 @@ RECIPES: dict[str, type[AnyRecipe]] = {
 TARGETS: dict[str, Targets] = {"classify": "classes", "regress": "numbers", "marks": "marks"}
 _SHARDED_FAULTS: dict[str, tuple[str | int, ...]] = {
     "not_finite": ("stop",), "spike": ("log", "stop"), "remember_every": (0,), "look_every": (0,),
+    "out_of_memory": ("stop",),
 }  # fmt: skip
 """What [faults] can be where weights are divided, the default first: nothing looks at a model in parts, or keeps it in
 memory."""

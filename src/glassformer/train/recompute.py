@@ -36,7 +36,9 @@ def recompute_blocks(model: nn.Module, choice: Choice) -> int:
     count = 0
     if not choice.compiled:
         fused = choice.attention != "explicit"
-        count = num_recomputed(model.config, choice.activation_memory, precision=choice.precision, fused=fused)
+        count = num_recomputed(
+            model.config, choice.activation_memory, precision=choice.precision, fused=fused
+        )
     model.recompute(count)
     return count
 

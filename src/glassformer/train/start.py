@@ -35,6 +35,7 @@ from glassformer.train.engine import (
     prepare_loss,
 )
 from glassformer.train.optimizers import build_optimizers
+from glassformer.train.out_of_memory import says_no_memory
 from glassformer.train.recipe import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TableRecipe
 from glassformer.train.step import Loss, update
 from glassformer.train.task import Batch, Progress, Task
@@ -117,7 +118,12 @@ def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choic
     )  # fmt: skip
     best = found[0]
     if best.step_seconds is None and recipe.train.minutes:
-        best = measure(best.choice, trial, size, size)
+        best, rows = measure(best.choice, trial, size, size), size
+        while best.error and says_no_memory(best.error):
+            if recipe.faults.out_of_memory != "halve" or rows == 1:
+                raise MemoryError(best.error)
+            rows //= 2
+            best = measure(best.choice, trial, rows, size)
         if best.error:
             raise RunError(f"The first step failed: {best.error}.", do="Try other settings of [engine].")
     step_seconds = (best.step_seconds or 0.0) * recipe.train.accumulate
