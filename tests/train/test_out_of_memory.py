@@ -25,11 +25,11 @@ from glassformer.train.step import update
 
 MIB = 2**20
 LARGE = (
-    "--model.width", "64", "--model.heads", "32", "--model.layers", "4", "--model.context", "64",
+    "--model.width", "64", "--model.heads", "32", "--model.layers", "2", "--model.context", "64",
     "--model.dropout", "0", "--train.batch", "32", "--train.steps", "2", "--train.checkpoint_every", "1",
     "--train.validate_every", "9", "--train.sample_every", "9",
 )  # fmt: skip
-"""100 MiB of activations beside 6 MiB of everything else."""
+"""51 MiB of activations beside 7 MiB of everything else."""
 ONCE = ("--train.accumulate", "1")
 HALVE = (*LARGE, *ONCE, "--faults.out_of_memory", "halve")
 BEGIN = "asks: open+tiny.toml"
@@ -54,30 +54,30 @@ def whole(module_trainer: Trainer) -> Trainer:
 
 def test_a_step_that_does_not_fit_ends_with_the_numbers_and_what_it_proposes_fits(whole: Trainer) -> None:
     assert whole("short", *LARGE, *ONCE, "--stop-after", "0s").exit == 75
-    ended = whole("short", *LARGE, *ONCE, plans=(held(BEGIN, 60),))
+    ended = whole("short", *LARGE, *ONCE, plans=(held(BEGIN, 30),))
     assert ended.exit == 1 and "Traceback" not in ended.said
     for words in (r"In the step after step 1 memory ran out \(RuntimeError: DefaultCPUAllocator: can't allocate",
-                  r"The largest part is activations, 101\.6 MiB", r"micro-batches of 32 rows holds weights 8\d\d",
-                  r"optimiser's memory 1\.6 MiB", r"logits 4\.0 MiB", r"\d MiB are free",
+                  r"The largest part is activations, 5\d\.\d MiB", r"micro-batches of 32 rows holds weights 4\d\d",
+                  r"optimiser's memory [\d.]+ [KM]iB", r"logits 4\.0 MiB", r"\d MiB are free",
                   r"faults\.out_of_memory 'halve'", r"With --run short it goes on"):  # fmt: skip
         assert re.search(words, ended.said), (words, ended.said)
     assert whole.run("short").verify() == []
     proposed = re.search(r"train\.accumulate (\d+) \(micro-batches of (\d+) rows, the same math", ended.said)
     assert proposed and int(proposed[1]) * int(proposed[2]) == 32
-    again = whole("short", *LARGE, "--train.accumulate", proposed[1], plans=(held(BEGIN, 60),))
+    again = whole("short", *LARGE, "--train.accumulate", proposed[1], plans=(held(BEGIN, 30),))
     assert again.exit == 0 and again.all("resumed")[0]["step"] == 1, again.said
     assert_same_curve(whole, "whole", "short")
 
 
 def test_a_micro_batch_is_halved_until_it_fits_and_a_run_that_goes_on_begins_there(whole: Trainer) -> None:
-    ended = whole("halved", *HALVE, plans=(held(BEGIN, 60),))
+    ended = whole("halved", *HALVE, plans=(held(BEGIN, 30),))
     assert ended.exit == 0, ended.said
     assert halvings(ended)[0] == (1, 0, 16, 2) and halvings(ended)[-1][2] in (4, 8)
     assert "memory ran out" in ended.all("memory")[0]["message"]
     assert_same_curve(whole, "whole", "halved")
     kill = {"at": 'writes: "event": "checkpoint"+"step": 1,', "do": "SIGKILL"}
-    assert whole("killed", *HALVE, plans=(held(BEGIN, 60), kill)).exit == -9
-    went_on = whole("killed", *HALVE, plans=(held(BEGIN, 60),))
+    assert whole("killed", *HALVE, plans=(held(BEGIN, 30), kill)).exit == -9
+    went_on = whole("killed", *HALVE, plans=(held(BEGIN, 30),))
     assert went_on.exit == 0 and halvings(went_on) == [] and went_on.all("resumed")[0]["step"] == 1
     assert whole.story("killed") == whole.story("halved")
 
@@ -86,7 +86,7 @@ def test_all_ranks_halve_together_when_one_has_to(whole: Trainer) -> None:
     port, begun = free_port(), []
     for rank in (1, 0):
         plans = (
-            (held(BEGIN, 900), held("asks: powercap", 45)) if rank == 1 else ()
+            (held(BEGIN, 900), held("asks: powercap", 22)) if rank == 1 else ()
         )  # where joules are looked for
         pid = whole.start("two", *HALVE, plans=plans, **place(rank, 2, port))
         begun.append((pid, whole.count - 1))
@@ -97,7 +97,7 @@ def test_all_ranks_halve_together_when_one_has_to(whole: Trainer) -> None:
 
 
 def test_where_not_even_one_row_fits_that_is_said(whole: Trainer) -> None:
-    ended = whole("hopeless", *HALVE, plans=(held(BEGIN, 900), held("writes: using fp32", 4)))  # fmt: skip
+    ended = whole("hopeless", *HALVE, plans=(held(BEGIN, 900), held("writes: using fp32", 3)))  # fmt: skip
     assert ended.exit == 1 and "memory ran out" in ended.said and "a smaller model" in ended.said, ended.said
 
 
