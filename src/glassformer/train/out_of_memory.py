@@ -134,34 +134,43 @@ def holds(task: Task, session: Session | None, rows: int, num_ranks: int) -> dic
     total = sum(map(prod, task.shapes.values()))
     kind: count.Optimizer = "momentum" if recipe.optimizer.kind == "sgd" else recipe.optimizer.kind
     optimizer = count.optimizer_bytes(task.shapes, kind)
+    device, compiled, share = recipe.engine.device, False, recipe.engine.activation_memory
     if session is not None:
+        device, compiled = session.choice.device, session.choice.compiled
         precision, attention = session.choice.precision, session.choice.attention
     else:
         asked = recipe.engine
         precision = "fp32" if asked.precision == "auto" else asked.precision
         attention = None if asked.attention == "auto" else asked.attention
     if isinstance(config, ModelConfig):
-        fused, share = attention != "explicit", recipe.engine.activation_memory
-        again = count.num_recomputed(config, share, precision=precision, fused=fused)
+        fused = attention != "explicit"
+        again = 0 if compiled else count.num_recomputed(config, share, precision=precision, fused=fused)
         memory = count.memory(config, batch=rows, precision=precision, fused=fused, recomputed=again)
         weights, gradients = memory.weights + memory.copies, memory.gradients
         activations, logits = memory.activations, memory.logits
+        if compiled:
+            activations = round(share * activations)
     else:
         weights = gradients = 4 * total
         activations = 4 * rows * (config.widths[0] + 2 * sum(config.hidden))
         logits = 8 * rows * config.widths[-1]
-    remembered = 4 * total + optimizer if recipe.faults.remember_every else 0
+    on_host = not _is_gpu(device)  # where the state to go back to is kept
+    remembered = 4 * total + optimizer if recipe.faults.remember_every and on_host else 0
     kept = {"weights": weights, "gradients": gradients, "optimizer": optimizer, "remembered": remembered}
     return {**{k: v // shared for k, v in kept.items()}, "activations": activations, "logits": logits}
 
 
 def free_bytes(device: str) -> int | None:
     """What can still be had: on the GPU, or of the machine, the control group and this process's own limits."""
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+    if _is_gpu(device):
         inside = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + inside
     rooms = [room for room in (free_memory_bytes(), *_left_in_limits()) if room is not None]
     return min(rooms, default=None)
+
+
+def _is_gpu(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def _left_in_limits() -> Iterator[int]:
