@@ -8,7 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from glassformer.run.manifest import cpu_model, describe, memory_bytes, num_cores
+from glassformer.run.manifest import (
+    cpu_model,
+    describe,
+    free_memory_bytes,
+    memory_bytes,
+    num_cores,
+    oom_kills,
+)
 
 
 def written(root: Path, files: dict[str, str]) -> Path:
@@ -70,6 +77,32 @@ def test_the_first_version_of_control_groups_is_read_too(tmp_path: Path) -> None
     )
     assert num_cores(root) == 1
     assert memory_bytes(root) == 4096
+
+
+def test_what_a_group_holds_is_not_free_but_cached_files_are_and_its_kills_are_counted(
+    tmp_path: Path,
+) -> None:
+    second = {
+        "proc/self/cgroup": "0::/job\n",
+        "proc/meminfo": "MemTotal:       16777216 kB\nMemAvailable:   8388608 kB\n",
+        "sys/fs/cgroup/job/memory.max": "1000000\n",
+        "sys/fs/cgroup/job/memory.current": "700000\n",
+        "sys/fs/cgroup/job/memory.stat": "anon 500000\ninactive_file 150000\n",
+        "sys/fs/cgroup/job/memory.events": "low 0\nhigh 0\nmax 31\noom 3\noom_kill 2\n",
+    }
+    assert free_memory_bytes(written(tmp_path / "2", second)) == 450_000
+    assert oom_kills(tmp_path / "2") == 2
+    first = {
+        "proc/self/cgroup": "4:memory:/job\n",
+        "proc/meminfo": "MemTotal:       16777216 kB\nMemAvailable:   8388608 kB\n",
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "1000000\n",
+        "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "900000\n",
+        "sys/fs/cgroup/memory/job/memory.stat": "cache 100000\ntotal_inactive_file 50000\n",
+        "sys/fs/cgroup/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
+    }
+    assert free_memory_bytes(written(tmp_path / "1", first)) == 150_000
+    assert oom_kills(tmp_path / "1") == 5
+    assert oom_kills(tmp_path) is None and free_memory_bytes(tmp_path) is None
 
 
 def test_a_system_that_says_nothing_gives_the_affinity_and_no_memory(tmp_path: Path) -> None:

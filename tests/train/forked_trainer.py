@@ -10,19 +10,23 @@ With `"module": NAME` it calls the `main()` of a file beside this one in place o
 A plan is what befalls the process, at a moment that is the same every time: `{"at": moment, "do": deed}`.
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
 the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
-where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk) or `lift` (it may
-again). A process that gets SIGPROF runs out of memory wherever it is just then.
+where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk), `lift` (it may again),
+`memory N` (the process may hold N more bytes than it does), `files N` (it may open N more files than it has), or `shm`
+(there is no room in its /dev/shm). A process that gets SIGPROF runs out of memory wherever it is just then.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import io
 import json
 import os
+import re
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
@@ -54,6 +58,19 @@ def happen(deed: str) -> None:
     name, _, number = deed.partition(" ")
     if name == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), resource.RLIM_INFINITY))
+    elif name == "memory":
+        held = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index] # Linux has it
+        resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + int(number), resource.RLIM_INFINITY))
+    elif name == "files":
+        free = os.open(os.devnull, os.O_RDONLY)  # the next number; those below are taken
+        os.close(free)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + int(number), most))
+    elif name == "shm":
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(0x20000) == 0  # CLONE_NEWNS: what is mounted now is seen by this process alone
+        assert libc.mount(b"none", b"/", None, 0x44000, None) == 0  # MS_REC | MS_PRIVATE
+        assert libc.mount(b"none", b"/dev/shm", b"tmpfs", 1, b"size=4k") == 0  # MS_RDONLY
     elif name == "lift":
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     else:

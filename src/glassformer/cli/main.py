@@ -8,6 +8,7 @@ An error is shown as one block; GLASSFORMER_TRACEBACK=1 shows where it came from
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -85,8 +86,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED_PIPE
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        return _fail(f"{what}\nThis is a fault in glassformer. GLASSFORMER_TRACEBACK=1 shows where.", 1)
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        ours = "This is a fault in glassformer. GLASSFORMER_TRACEBACK=1 shows where."
+        return _fail(f"{what}\n{_shortage(error) or ours}", 1)
+
+
+def _shortage(error: Exception) -> str | None:
+    """What the machine has too little of, and what to do; None for any other error."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if number == errno.EMFILE:
+        import resource  # where this errno comes from, there it is
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"This process may have {most} files open at once. Raise that: ulimit -n 4096. The same command goes on."
+    if number == errno.ENFILE:
+        return "All processes together have as many files open as the machine allows (sysctl fs.file-max). End some."
+    if number == errno.ENOMEM:
+        return "Memory ran out. End other programs, raise the limit (ulimit -v, the job's), or take less at a time."
+    return None
 
 
 def _block(error: GlassformerError) -> str:

@@ -6,14 +6,19 @@
 
 With `cross`, a second attention between the two reads the encoder's output. With feedforward 0 the block is its
 attention alone, and resid_mid is what leaves it (Elhage et al. 2021).
+
+A block that is `recomputed` keeps only x for the backward pass, and computes the rest again when that pass comes to it,
+with the same random numbers (Chen et al. 2016): the same gradient, to the bit, for one more forward pass.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from glassformer.model.attention import Attention, Keys, Mask
 from glassformer.model.config import ModelConfig
@@ -35,8 +40,17 @@ class Block(nn.Module):
         self.cross = Attention(config, layer, causal=False) if cross else None
         self.norm2 = Norm(config) if config.ff_width else None
         self.mlp = FeedForward(config) if config.ff_width else None
+        self.recomputed = False
 
-    def forward(
+    def forward(self, x: Stream, *, see: See = unseen, **given: Any) -> Stream:
+        """`given` as in `computed`. One who looks sees every number once, so then nothing is computed again."""
+        if not (self.recomputed and torch.is_grad_enabled() and see is unseen):
+            return self.computed(x, see=see, **given)
+        noise = self.training and self.dropout > 0
+        y: Stream = checkpoint(self.computed, x, use_reentrant=False, preserve_rng_state=noise, **given)
+        return y
+
+    def computed(
         self,
         x: Stream,
         *,

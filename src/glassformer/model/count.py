@@ -186,8 +186,9 @@ def memory(
     precision: Precision = "fp32",
     optimizer: Optimizer = "adamw",
     fused: bool = True,
+    recomputed: int = 0,
 ) -> Memory:
-    """Bytes held at the worst moment of a training step, part by part."""
+    """Bytes held at the worst moment of a training step, part by part. `recomputed` as in `activation_bytes`."""
     total = parameters(config).total
     multiplied = sum(map(prod, matrices(config).values()))
     copies = {"fp32": 0, "autocast": 2 * multiplied, "bf16": 4 * total}
@@ -197,7 +198,9 @@ def memory(
         copies=copies[precision],
         gradients=(2 if precision == "bf16" else 4) * total,
         optimizer=optimizer_bytes(shapes(config), optimizer),
-        activations=activation_bytes(config, batch=batch, length=length, precision=precision, fused=fused),
+        activations=activation_bytes(
+            config, batch=batch, length=length, precision=precision, fused=fused, recomputed=recomputed
+        ),
         logits=min(batch * length * config.vocab_size, LOGITS_AT_ONCE) * (8 if precision == "fp32" else 10),
     )
 
@@ -225,8 +228,10 @@ def activation_bytes(
     length: int | None = None,
     precision: Precision = "fp32",
     fused: bool = True,
+    recomputed: int = 0,
 ) -> int:
-    """What autograd keeps for the backward pass, without dropout. Per token:
+    """What autograd keeps for the backward pass, without dropout; the first `recomputed` blocks keep what they read,
+    and compute the rest again. Per token:
 
     each norm      rmsnorm: its input and the normalised vector in float32; layernorm: its input; statistics
     each matrix    its input: d for qkv and up, H d_head for out, d_ff for down, d for the head
@@ -234,6 +239,40 @@ def activation_bytes(
     feed-forward   what the activation, and the gate, need besides
     """
     length = length or config.context
+    blocks, last = _kept_per_token(config, length, precision, fused)
+    product = 4 if precision == "fp32" else 2
+    bias = product * config.num_heads * length**2 if fused and config.positions == "alibi" else 0
+    kept = sum(read for _, read in blocks[:recomputed]) + sum(whole for whole, _ in blocks[recomputed:])
+    return batch * length * (kept + last) + bias
+
+
+def num_recomputed(
+    config: ModelConfig,
+    share: float,
+    *,
+    length: int | None = None,
+    precision: Precision = "fp32",
+    fused: bool = True,
+) -> int:
+    """The fewest first blocks to compute again so that at most `share` of the activations is kept; all of them where
+    that is not enough.
+
+    The first ones, because what a block computes again is alive while the blocks after it are done: beside the first
+    blocks, nothing else is.
+    """
+    blocks, last = _kept_per_token(config, length or config.context, precision, fused)
+    kept = whole = sum(whole for whole, _ in blocks) + last
+    for number, (whole_block, read) in enumerate(blocks):
+        if kept <= share * whole:
+            return number
+        kept += read - whole_block
+    return len(blocks)
+
+
+def _kept_per_token(
+    config: ModelConfig, length: int, precision: Precision, fused: bool
+) -> tuple[list[tuple[int, int]], int]:
+    """(for each block, as they run: all it keeps, and what it reads; what is kept after the blocks)."""
     stream, product = (2 if precision == "bf16" else 4), (4 if precision == "fp32" else 2)
     d, q, kv = config.width, config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     rms = config.norm == "rmsnorm"
@@ -255,9 +294,11 @@ def activation_bytes(
     layer = parts * (norm + product * d) - shared + attention + product * (q + neurons * config.ff_width)
     cross = norm + product * (d + q) + attention
     last = product * d + (norm if config.norm_place == "pre" else 0)
-    bias = product * config.num_heads * length**2 if fused and config.positions == "alibi" else 0
-    blocks = sum(stack.layers * (layer + stack.cross * cross) for stack in stacks(config))
-    return batch * length * (blocks + last * len(stacks(config))) + bias
+    found = []
+    for stack in stacks(config):  # the keys and values of a memory are made outside of the blocks
+        block = (layer + stack.cross * cross, stream * d + stack.cross * product * 2 * kv)
+        found += [block] * stack.layers
+    return found, last * len(stacks(config))
 
 
 def cache_bytes_per_token(config: ModelConfig, *, precision: Precision = "fp32") -> int:

@@ -85,6 +85,12 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):
                 module.kernel = kernel
 
+    def recompute(self, count: int) -> None:
+        """Compute the first `count` blocks, as they run, again in the backward pass instead of keeping them."""
+        blocks = [block for stack in self.stacks for block in getattr(self, stack.name)]
+        for number, block in enumerate(blocks):
+            block.recomputed = number < count
+
     def _add_head(self, config: ModelConfig) -> None:
         self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
         if config.tied:

@@ -38,6 +38,8 @@ MEANING = {
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
     "fault": "an update that was refused, or noted: step, kind, loss, grad_norm, usual, decision, step_back, blamed (a "
     "step), sample_ids, place, tensors, samples, bundle, message",
+    "memory": "a step did not fit into memory and is computed in smaller micro-batches from now on: step, rank, error, "
+    "rows (in each), asked_rows, accumulate, message",
     "warning": "something to know: message",
     "cost": "what the run took: flops, seconds, tokens, joules where the machine tells",
     "done": "the end as planned: steps and the summary",

@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,23 @@ def memory_bytes(root: Path = Path("/")) -> int | None:
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that is free now, or would be if asked for; None when the system does not say."""
+    """Memory that is free now, or would be if asked for; None when the system does not say. Of a control group's limit,
+    what its processes hold is taken off, but for files that are only cached."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = (root / "proc/meminfo").read_text().splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
-        return min(free, memory_bytes(root) or free)
+        return max(0, min([free, *_left_in_groups(root)]))
+    return None
+
+
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """How many processes of this one's control group the kernel has killed so far because memory ran out; None when it
+    does not say (v2 `memory.events`, v1 `memory.oom_control`)."""
+    for file, controller in (("memory.events", ""), ("memory.oom_control", "memory")):
+        for folder in _groups(root, controller):
+            count = _numbers(folder / file).get("oom_kill")
+            if count is not None:
+                return count
     return None
 
 
@@ -91,6 +104,14 @@ def accelerators() -> list[str]:
 def _limits(root: Path, file: str, controller: str = "") -> list[list[str]]:
     """The words of `file` in this process's control group and all groups above it."""
     found = []
+    for folder in _groups(root, controller):
+        with contextlib.suppress(OSError):
+            found.append((folder / file).read_text().split())
+    return found
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """This process's control group and all above it; v2's without a controller."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -99,11 +120,30 @@ def _limits(root: Path, file: str, controller: str = "") -> list[list[str]]:
                 top = root / "sys/fs/cgroup" / controller
                 group = top / path.lstrip("/")
                 for folder in [group, *group.parents]:
-                    with contextlib.suppress(OSError):
-                        found.append((folder / file).read_text().split())
+                    yield folder
                     if folder == top:
                         break
-    return found
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Bytes left below each group's limit."""
+    names = (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )
+    for controller, most, held, cached in names:
+        for folder in _groups(root, controller):
+            with contextlib.suppress(OSError, ValueError):  # a limit may be the word `max`
+                limit, usage = int((folder / most).read_text()), int((folder / held).read_text())
+                yield limit - usage + min(usage, _numbers(folder / "memory.stat").get(cached, 0))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    with contextlib.suppress(OSError, ValueError):
+        pairs = [line.split() for line in file.read_text().splitlines()]
+        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+    return {}
 
 
 def _v1_quota(root: Path) -> list[tuple[str, str]]:

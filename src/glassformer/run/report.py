@@ -270,7 +270,7 @@ def _happened(run: Run) -> str:
         if kind == "resumed":
             what = f"went on from step {event['step']:,}, {event.get('lost_steps', 0):,} steps lost"
             what = "; ".join([what, *map(str, event.get("findings", []))])
-        elif kind in ("warning", "fault"):
+        elif kind in ("warning", "fault", "memory"):
             what = event["message"]
         elif kind in ("start", "done", "stopped"):
             what = f"step {event['steps']:,}" if "steps" in event else ""

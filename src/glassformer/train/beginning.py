@@ -45,19 +45,25 @@ def recipe_for(
 
 def find_unfinished(recipe: AnyRecipe, root: Path = Path("runs")) -> Path | None:
     """The newest run of just this recipe that has not come to its end: the same command again goes on, also when
-    the work is divided otherwise, and with it what can be done about faults."""
+    the work is divided otherwise or takes less memory, and with it what can be done about faults."""
     if not root.is_dir():
         return None
-    may_change = {"parallel": None, "faults": None}
-    wanted = {**recipe.resolved(), **may_change}
+    wanted = _what_stays(recipe.resolved())
     open_runs = [
         run.path
         for run in Run.list(root)
-        if {**run.recipe, **may_change} == wanted
+        if _what_stays(run.recipe) == wanted
         and run.summary()["status"] in ("new", "stopped", "killed")
         and not run.in_use()
     ]
     return max(open_runs, key=_number, default=None)
+
+
+def _what_stays(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without what may change before the same run goes on."""
+    engine = {key: value for key, value in recipe["engine"].items() if key != "activation_memory"}
+    train = {key: value for key, value in recipe["train"].items() if key != "accumulate"}
+    return {**recipe, "engine": engine, "train": train, "parallel": None, "faults": None}
 
 
 def next_run_folder(name: str, root: Path = Path("runs")) -> Path:

@@ -125,10 +125,13 @@ class EngineConfig(Config):
     """`autocast`: products in bfloat16, weights in float32. `bf16`: bfloat16 weights with float32 masters."""
     compile: Literal["auto", "on", "off"] = "auto"
     attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
+    activation_memory: float = Field(1.0, ge=0, le=1)
+    """The share of the activations kept for the backward pass; the rest is computed again (`train/recompute.py`)."""
 
 
 class FaultsConfig(Config):
-    """`[faults]`: what to do about numbers that would spoil the weights. `train/faults.py` carries it out."""
+    """`[faults]`: what to do about numbers that would spoil the weights, which `train/faults.py` carries out, and about
+    a step that does not fit into memory."""
 
     not_finite: Literal["skip", "roll_back", "stop"] = "roll_back"
     """Loss or gradient is NaN or infinite. Whatever is chosen, no weight is changed by it."""
@@ -151,6 +154,8 @@ class FaultsConfig(Config):
     """... for so many steps."""
     look_every: int = Field(50, ge=0)
     """Steps between looks for dead tensors, underflow and exploding logits; 0: never."""
+    out_of_memory: Literal["stop", "halve"] = "stop"
+    """A step does not fit: stop and say what would, or compute it in smaller micro-batches (`train/parts.py`)."""
 
 
 class ParallelConfig(Config):

@@ -35,6 +35,8 @@ from glassformer.model.transformer import Transformer
 from glassformer.stats import median
 from glassformer.train.config import EngineConfig
 from glassformer.train.launch import on_all_cores, release_pages
+from glassformer.train.out_of_memory import says_no_memory
+from glassformer.train.recompute import compiler_settings, recompute_blocks
 from glassformer.train.step import Loss
 
 _SECONDS_TO_COMPILE = 40.0
@@ -63,11 +65,14 @@ class Choice:
     """None for a model that has none."""
     threads: int | None = None
     """None for all."""
+    activation_memory: float = 1.0
+    """The share of the activations that is kept (`train/recompute.py`)."""
 
     @property
     def name(self) -> str:
         how = f"{self.precision} {'compiled' if self.compiled else 'eager'}"
         how += f", {self.attention} attention" if self.attention else ""
+        how += f", {self.activation_memory:.0%} of activations kept" if self.activation_memory < 1 else ""
         return f"{how}, {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else how
 
 
@@ -100,14 +105,17 @@ def choose(
 ) -> list[Candidate]:
     """What was tried, the best first. The run will take `num_steps` steps of `batch` rows, or else `seconds`."""
     device = pick_device(config.device)
+    if config.activation_memory < 1 and model.dropout:  # the compiler would draw other noise the second time
+        config = config.model_copy(update={"compile": "off"})
     kernels = _kernels(config, device, model)
     small = isinstance(model, NetworkConfig) and batch * flops_per_row(model) < _SMALL_STEP
     precisions: list[Precision] = ["fp32"] if config.precision == "auto" else [config.precision]
     if config.precision == "auto" and not small and _bf16_pays(device, _width(model)):
         precisions = ["bf16", "autocast", "fp32"]
     threads = 1 if small and device == "cpu" else None
-    eager = [Choice(device, p, False, kernels[0], threads) for p in precisions]
-    eager += [Choice(device, precisions[0], False, other) for other in kernels[1:]]
+    kept = config.activation_memory
+    eager = [Choice(device, p, False, kernels[0], threads, kept) for p in precisions]
+    eager += [Choice(device, precisions[0], False, other, None, kept) for other in kernels[1:]]
     compiled = replace(eager[0], compiled=True)
     if len(eager) == 1 and (config.compile == "off" or (small and config.compile == "auto")):
         return [Candidate(eager[0])]
@@ -129,6 +137,8 @@ def choose(
     working = sorted((c for c in tried if c.step_seconds), key=lambda c: c.step_seconds or 0.0)
     if not working:
         reasons = "; ".join(f"{c.choice.name}: {c.error}" for c in tried)
+        if any(says_no_memory(c.error or "") for c in tried):
+            raise MemoryError(reasons)
         raise GlassformerError(f"This model does not run on this machine in any way tried: {reasons}.")
     return working + [c for c in tried if not c.step_seconds]
 
@@ -160,6 +170,7 @@ def prepare_loss(
     """The model's loss as the choice computes it."""
     if isinstance(model, Transformer) and choice.attention is not None:
         model.use_attention(choice.attention)
+    recompute_blocks(model, choice)
     plain: Loss = model.loss  # type: ignore[assignment] # every model that learns has one
     loss = torch.compile(plain, dynamic=False) if choice.compiled else plain
     autocast = torch.autocast(
@@ -167,7 +178,10 @@ def prepare_loss(
     )
 
     def compute(*args: Any, **kwargs: Any) -> torch.Tensor:
-        with autocast, _recomputing() if choice.compiled else contextlib.nullcontext():
+        settings = (
+            compiler_settings(choice.activation_memory) if choice.compiled else contextlib.nullcontext()
+        )
+        with autocast, settings:
             result: torch.Tensor = loss(*args, **kwargs, label_smoothing=label_smoothing, z_loss=z_loss)
         return result
 
@@ -183,19 +197,6 @@ def threads_of(choice: Choice) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _recomputing() -> contextlib.AbstractContextManager[None]:
-    """What is cheap to compute again is not kept for the backward pass; read when a graph is compiled.
-
-    By default the compiler merges what the backward pass recomputes on purpose (`model/blockwise.py`) with the
-    forward pass's own, and keeps it; and it keeps what a product of the backward pass reads, such as the
-    activation of every feed-forward layer. Together this held twice the memory, and gained no time.
-    """
-    settings: contextlib.AbstractContextManager[None] = torch._functorch.config.patch(
-        cse=False, ban_recompute_materialized_backward=False
-    )
-    return settings
 
 
 def pick_device(name: str) -> str:
@@ -242,6 +243,7 @@ def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
         return Candidate(choice, median(times) * batch / rows, first)
     except (
         RuntimeError,
+        MemoryError,
         TimeoutError,
         NotImplementedError,
         ImportError,

@@ -30,8 +30,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from glassformer.errors import Stopped
+from glassformer.run.manifest import num_cores, oom_kills
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # names and numbers of mallopt(3)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = (
+    -1,
+    -2,
+    -3,
+    -4,
+)  # names and numbers of mallopt(3)
 _TOP_PAD_BYTES = 64 * 2**20
 _SAVE_SECONDS = 600
 """Ranks that were asked to stop are killed after so long."""
@@ -46,7 +52,10 @@ def prepare_process(threads: int | None = None) -> None:
             os.environ.setdefault(name, value)
         if "RANK" in os.environ:  # what torch's C++ warns of while ranks meet, meeting.py says in a sentence
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    keep_pages()
+    if _is_limited():  # holes between what is kept would count, too small for the next tensor
+        spare_pages()
+    else:
+        keep_pages()
 
 
 @contextlib.contextmanager
@@ -86,6 +95,25 @@ def keep_pages() -> bool:
     return all(mallopt(name, value) for name, value in settings)
 
 
+def spare_pages() -> None:
+    """Undo `keep_pages`, from now on: large blocks come from the system and go back to it. Slower, and no holes."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, value in ((_M_TOP_PAD, 0), (_M_TRIM_THRESHOLD, 2**17), (_M_MMAP_THRESHOLD, 2**20)):
+            mallopt(name, value)
+        mallopt(_M_MMAP_MAX, 2**16)  # glibc's own default
+
+
+def _is_limited() -> bool:
+    """Whether this process may hold only so much memory (`ulimit -v`, `ulimit -d`)."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return any(limit != resource.RLIM_INFINITY for limit in limits)
+
+
 def release_pages() -> None:
     """Give back to the system what nothing holds any more; for after a piece of work that will not come again."""
     gc.collect()
@@ -105,6 +133,7 @@ def start_ranks(count: int, arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks say themselves what happened
+    kills = oom_kills()
     with tempfile.TemporaryDirectory(prefix="glassformer-ranks-") as said:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="glassformer", rdzv_backend="c10d",
@@ -115,7 +144,7 @@ def start_ranks(count: int, arguments: Sequence[str]) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", "glassformer", *arguments)
         except ChildFailedError as failed:
-            return _exit_of({rank: failure.exitcode for rank, failure in failed.failures.items()})
+            return _exit_of({rank: failure.exitcode for rank, failure in failed.failures.items()}, kills)
         except SignalException as stopped:
             told = [json.loads(file.read_text("utf-8")) for file in Path(said).rglob("error.json")]
             saved = bool(told) and all("Stopped" in str(error) for error in told)
@@ -123,7 +152,7 @@ def start_ranks(count: int, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _exit_of(codes: Mapping[int, int]) -> int:
+def _exit_of(codes: Mapping[int, int], kills: int | None = None) -> int:
     """One exit code for all ranks: the first that failed decides, and a killed one is named."""
     killed = {rank: signal.Signals(-code).name for rank, code in codes.items() if code < 0}
     others = [code for code in codes.values() if code >= 0]
@@ -131,12 +160,22 @@ def _exit_of(codes: Mapping[int, int]) -> int:
         return Stopped.exit_code
     for rank, name in killed.items():
         if name != "SIGTERM":  # which is the launcher's, to those that were left
-            print(f"error: Rank {rank} was killed by {name}. The same command goes on.", file=sys.stderr)
+            why = why_killed(kills) if name == "SIGKILL" else ""
+            print(f"error: Rank {rank} was killed by {name}.{why} The same command goes on.", file=sys.stderr)
     return others[0] if others else 1
+
+
+def why_killed(kills: int | None) -> str:
+    """Who sends SIGKILL, which no program can answer: for certain the kernel, for want of memory, where this control
+    group has seen more such kills than the `kills` before."""
+    now = oom_kills()
+    if now is not None and kills is not None and now > kills:
+        return " The kernel did it because memory ran out: take a larger train.accumulate, or more memory."
+    return (
+        " The kernel does that when memory runs out (dmesg tells), a scheduler at a job's limit, or somebody."
+    )
 
 
 def cores() -> int:
     """Cores this process may use: its affinity, cut by the cgroup's quota."""
-    from glassformer.run.manifest import num_cores
-
     return num_cores()

@@ -32,7 +32,9 @@ from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules
 from glassformer.train.optimizers import build_optimizers, restore_state
+from glassformer.train.out_of_memory import explained
 from glassformer.train.parallel.joining import joined
+from glassformer.train.parts import Parts
 from glassformer.train.ranks import Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.recover import recover
@@ -93,8 +95,10 @@ def training(
                 folder = start.open_run(task, run, fresh=fresh, accept_data=accept_data)
             else:
                 folder = Run.unwritten(run, recipe.resolved())
-        with folder.lock() if ranks.is_first else contextlib.nullcontext():
+        lock = folder.lock() if ranks.is_first else contextlib.nullcontext()
+        with lock, explained(task, ranks.data_count) as begun:
             session = Session(task, folder, tell, ranks)
+            begun.append(session)
             with threads_of(session.choice):
                 for event in session.events(interrupt, init_from):
                     if ranks.is_first:
@@ -106,6 +110,7 @@ class Session:
 
     def __init__(self, task: Task, run: Run, progress: Callable[[str], None], ranks: Ranks) -> None:
         self.task, self.recipe, self.run, self.ranks = task, task.recipe, run, ranks
+        self.parts = Parts(self)
         progress("choosing how to use this machine")
         self.begun = ranks.decide(lambda: run.events.last("start"))
         self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.data_count))
@@ -136,6 +141,7 @@ class Session:
         if done < self.num_steps:
             self._warm_up()
         energy = joules()
+        yield from self.parts.told()
         while done < self.num_steps:
             step, batch = done, self.task.batches.batch(done)
             rate = factor(self.recipe.schedule, step, self.num_steps) * self.guard.rate(step)
@@ -146,6 +152,7 @@ class Session:
                 continue
             done = step + 1
             last = done == self.num_steps
+            yield from self.parts.told()
             for name, fields in self.guard.noted():
                 yield self.log(name, **fields)
             if found and (last or step == 0 or done % train.log_every == 0):
@@ -178,7 +185,7 @@ class Session:
         self.seed_dropout(step)
         found = update(
             self.loss_of, self.weights, self.optimizers, batch,
-            rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
+            rate=rate, clip=train.clip, device=self.device, fit=lambda compute: self.parts.fit(compute, step),
             check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
         )  # fmt: skip
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
@@ -266,10 +273,15 @@ class Session:
     def _warm_up(self) -> None:
         """Compile, and touch all memory, before the clock runs: one gradient that no weight sees."""
         batch = self.ranks.rows(self.task.batches.batch(0))
-        parts = micro_batches(batch, self.recipe.train.accumulate, self.device)
-        with on_all_cores():
-            loss = self.loss_of(**next(parts))
+
+        def first(parts: int) -> torch.Tensor:
+            self.weights.zero_gradients()
+            loss = self.loss_of(**next(micro_batches(batch, parts, self.device)))
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            return loss.detach()
+
+        with on_all_cores():
+            self.parts.fit(first, 0)
         self.weights.collect()
         self.weights.zero_gradients()
 

@@ -27,7 +27,7 @@ def validate(session: Session, step: int, *, whole: bool) -> Iterator[Event]:
     """Mean loss on what is held out, each target predicted once, without smoothing. With the training step's own code
     and gradients on, so that nothing is compiled a second time; no gradient is taken."""
     task, ranks, train = session.task, session.ranks, session.recipe.train
-    rows = train.batch // train.accumulate // ranks.data_count
+    rows = session.parts.rows // session.parts.count
     limit = None if whole else train.validation_tokens
     nats, num_targets, num_bytes = 0.0, 0.0, 0.0
     with _without_dropout(session), torch.set_grad_enabled(not ranks.sharded):
@@ -90,7 +90,7 @@ def finish(session: Session, step: int, energy: float | None) -> Iterator[Event]
 def ceiling(session: Session) -> float:
     """FLOP/s that the bare products reach at this moment, on all ranks together."""
     task, choice, ranks = session.task, session.choice, session.ranks
-    rows = task.batches.tokens_per_batch // session.recipe.train.accumulate // ranks.data_count
+    rows = task.batches.tokens_per_batch // session.parts.count // ranks.data_count
     mine = matmul_ceiling(task.matrices.values(), rows, choice.precision, choice.device)
     return ranks.total(mine)[0]
 

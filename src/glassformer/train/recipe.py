@@ -75,6 +75,11 @@ class BaseRecipe(Config):
             )
         if self.engine.compile == "on":
             problems.append(f"engine.compile 'on' has no effect with parallel.{by}: divided steps are eager")
+        if self.faults.out_of_memory == "halve":
+            problems.append(
+                f"faults.out_of_memory 'halve' cannot be done with parallel.{by}: ranks exchange weights in a step, "
+                f"and one that is out of memory has left the others waiting; take 'stop', or {by} = 1"
+            )
         if problems:
             raise Clash(problems)
         return self
@@ -110,6 +115,17 @@ class TransformerRecipe(BaseRecipe):
         kind = _KINDS[self.task]
         if self.model.kind != kind:
             raise ValueError(f"task '{self.task}' trains a model of kind '{kind}', not '{self.model.kind}'")
+        return self
+
+    @model_validator(mode="after")
+    def _the_same_noise_again(self) -> Self:
+        engine = self.engine
+        if engine.activation_memory < 1 and engine.compile == "on" and self.model.dropout:
+            raise ValueError(
+                f"engine.compile 'on' with engine.activation_memory {engine.activation_memory:g} and model.dropout "
+                f"{self.model.dropout:g}: torch's compiler draws other noise for what it computes again, and the "
+                "gradient would be wrong; take compile = 'off', or one of the other two as it is left out"
+            )
         return self
 
 
@@ -213,6 +229,11 @@ class TableRecipe(BaseRecipe):
         if self.engine.attention != "auto":
             problems.append(
                 f"engine.attention '{self.engine.attention}' has no effect: a plain network has none"
+            )
+        if self.engine.activation_memory < 1:
+            problems.append(
+                f"engine.activation_memory {self.engine.activation_memory:g} has no effect: a plain network has no "
+                "blocks to compute again; more of train.accumulate takes less memory"
             )
         if problems:
             raise Clash(problems)

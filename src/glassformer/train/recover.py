@@ -70,7 +70,7 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
 def _look(session: Session, fault: Fault, batch: Batch, damaged: bool) -> dict[str, Any]:
     """What can be seen of where a fault came from."""
     weights, ranks, seen = session.weights, session.ranks, dict[str, Any]()
-    sizes = session.recipe.train.accumulate
+    sizes = session.parts.count
     if damaged:
         remembered = state_tensors(session.optimizers, weights.masters)
         seen["tensors"] = _heard(ranks, not_finite(ranks.mine({**weights.masters, **remembered})))
@@ -111,7 +111,7 @@ def _earlier_too(session: Session) -> bool:
         return False
     session.seed_dropout(last)
     batch = session.ranks.rows(session.task.batches.batch(last))
-    parts = micro_batches(batch, session.recipe.train.accumulate, session.device)
+    parts = micro_batches(batch, session.parts.count, session.device)
     with torch.set_grad_enabled(not session.ranks.sharded):
         mine = sum(session.loss_of(**arrays).item() for arrays in parts)
     session.ranks.rest()
@@ -147,7 +147,7 @@ def _bundle(session: Session, fault: Fault, batch: Batch, event: dict[str, Any])
     about = {
         "step": fault.step + 1, "fault": event, "model": session.task.config.model_dump(mode="json"),
         "choice": asdict(session.choice), "clip": recipe.train.clip,
-        "accumulate": recipe.train.accumulate * session.ranks.data_count,
+        "accumulate": session.parts.count * session.ranks.data_count,
         "label_smoothing": recipe.train.label_smoothing, "z_loss": recipe.train.z_loss,
         "recipe": recipe.resolved(), "made_with": session.run.manifest,
     }  # fmt: skip

@@ -23,7 +23,7 @@ from glassformer.run import checkpoints
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
-from glassformer.train.config import TrainConfig
+from glassformer.train.config import EngineConfig, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
@@ -35,6 +35,7 @@ from glassformer.train.engine import (
     prepare_loss,
 )
 from glassformer.train.optimizers import build_optimizers
+from glassformer.train.out_of_memory import says_no_memory
 from glassformer.train.recipe import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TableRecipe
 from glassformer.train.step import Loss, update
 from glassformer.train.task import Batch, Progress, Task
@@ -101,7 +102,11 @@ def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choic
     recorded = events.last("engine")
     if recorded is not None:
         choice = Choice(**recorded["choice"])
-        changed = "other engine settings were asked for" if recorded["asked"] != asked else _gone(choice)
+        before = EngineConfig(**recorded["asked"]).model_dump()
+        if not choice.compiled:  # then the same numbers come of whatever share of activations is kept
+            before["activation_memory"] = asked["activation_memory"]
+            choice = replace(choice, activation_memory=engine.activation_memory)
+        changed = _gone(choice) if before == asked else "other engine settings were asked for"
         if changed is None:
             return choice, recorded["step_seconds"]
         message = f"no longer uses {choice.name} on {choice.device}: {changed}; losses may differ in their last digits"
@@ -113,7 +118,12 @@ def choose_engine(task: Task, events: Events, num_ranks: int = 1) -> tuple[Choic
     )  # fmt: skip
     best = found[0]
     if best.step_seconds is None and recipe.train.minutes:
-        best = measure(best.choice, trial, size, size)
+        best, rows = measure(best.choice, trial, size, size), size
+        while best.error and says_no_memory(best.error):
+            if recipe.faults.out_of_memory != "halve" or rows == 1:
+                raise MemoryError(best.error)
+            rows //= 2
+            best = measure(best.choice, trial, rows, size)
         if best.error:
             raise RunError(f"The first step failed: {best.error}.", do="Try other settings of [engine].")
     step_seconds = (best.step_seconds or 0.0) * recipe.train.accumulate
@@ -173,7 +183,8 @@ def plain_loss_of(trained: Loss, model: nn.Module, choice: Choice, recipe: AnyRe
     or has a z-loss; then one computed eagerly, which needs no second compilation."""
     if recipe.train.label_smoothing == recipe.train.z_loss == 0:
         return trained
-    return prepare_loss(model, replace(choice, compiled=False))
+    kept = 1.0 if choice.compiled else choice.activation_memory  # blocks that are compiled stay as they are
+    return prepare_loss(model, replace(choice, compiled=False, activation_memory=kept))
 
 
 def num_steps(task: Task, step_seconds: float) -> int:

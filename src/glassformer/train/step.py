@@ -23,6 +23,10 @@ class Diverged(GlassformerError):
     """The loss or the gradient is not a finite number; no weight was changed."""
 
 
+Fit = Callable[[Callable[[int], Tensor]], Tensor]
+"""`fit(compute)`: what `compute` makes of the batch in so many micro-batches as fit into memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What one step was."""
@@ -57,21 +61,28 @@ def update(
     device: torch.device,
     check: Callable[[Update], None] = refuse_not_finite,
     ranks: Ranks = ALONE,
+    fit: Fit | None = None,
 ) -> Update:
     """Change the weights once, to predict `batch` better. `rate` is the schedule's factor.
 
-    Each of `ranks` takes its rows; the sums over them are those of one rank that takes all.
+    Each of `ranks` takes its rows; the sums over them are those of one rank that takes all. `fit` may choose another
+    number of micro-batches than `accumulate`.
 
     `check` sees loss and gradient, the same numbers on every rank, before any weight changes; what it raises (left
     out, Diverged where one of them is not finite) prevents the change.
     """
-    loss = torch.zeros((), device=device)
-    weights.zero_gradients()
-    for arrays in micro_batches(ranks.rows(batch), accumulate, device):
-        part = loss_of(**arrays)  # predict, compare
-        part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
-        weights.collect()
-        loss += part.detach()
+
+    def predict_and_blame(parts: int) -> Tensor:
+        loss = torch.zeros((), device=device)
+        weights.zero_gradients()
+        for arrays in micro_batches(ranks.rows(batch), parts, device):
+            part = loss_of(**arrays)  # predict, compare
+            part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
+            weights.collect()
+            loss += part.detach()
+        return loss
+
+    loss = predict_and_blame(accumulate) if fit is None else fit(predict_and_blame)
     ranks.sum_gradients(weights)
     seen = torch.stack([ranks.sum(loss), ranks.norm(weights.gradients)])
     found = Update(*ranks.agree(*seen.tolist()))

@@ -42,8 +42,8 @@ class Weights:
         if not self.mixed:
             torch._foreach_zero_(self.gradients)
             return
-        for master in self.masters.values():
-            master.grad = None
+        for name, master in self.masters.items():
+            master.grad = self.working[name].grad = None  # of a backward pass that broke off, too
 
     @torch.no_grad()
     def collect(self) -> None:
