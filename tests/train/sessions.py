@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
     },
     "optimizer": {"learning_rate": 0.01},
     "engine": {"device": "cpu", "precision": "fp32", "compile": "off", "attention": "explicit"},
-    "faults": {"window": 40, "remember_every": 20},
+    "faults": {"window": 40, "remember_every": 20, "replay_every": 0, "digest_every": 0},
 }  # fmt: skip
 
 Break = Callable[[Session, Event], None]
@@ -124,6 +124,39 @@ def spoil_activations(session: Session, step: int, *, once: bool, row: int = 3, 
 
     session.model.embed.register_forward_hook(read)
     session.model.blocks[1].mlp.register_forward_hook(spoil)
+
+
+def flip(tensor: Tensor, place: int, bit: int) -> None:
+    """Turn one bit of one float32 number around."""
+    whole = tensor.detach().view(-1).view(torch.int32)
+    whole[place] ^= 1 << bit if bit < 31 else -(2**31)
+
+
+def wrong_product(session: Session, err: Callable[[], bool], bit: int = 21) -> None:
+    """The largest number of block 1's first feed-forward product (an activation may hide another's) has one wrong bit
+    whenever `err` says so; in float64 it is right."""
+
+    def spoil(module: Any, given: Any, out: Tensor) -> Tensor:
+        if not module.training or not torch.is_grad_enabled() or out.dtype != torch.float32 or not err():
+            return out
+        out = out.clone()
+        flip(out, int(out.detach().argmax()), bit)
+        return out
+
+    session.model.blocks[1].mlp.up.register_forward_hook(spoil)
+
+
+def at_pass(session: Session, step: int, *passes: int, rows_of: int | None = None) -> Callable[[], bool]:
+    """True in these of the passes (from 1) that are made of a rank's own rows of the batch of `step`, or another's."""
+    wanted, seen = ids_of(session.ranks.rows(session.task.batches.batch(step), rows_of)), [0, False]
+
+    def read(module: Any, given: Any, out: Tensor) -> None:
+        if torch.is_grad_enabled():
+            seen[1] = given[0].numpy().tobytes() == wanted
+            seen[0] += seen[1]
+
+    session.model.embed.register_forward_hook(read)
+    return lambda: bool(seen[1]) and seen[0] in passes
 
 
 def scale_loss(session: Session, steps: range, factor: float) -> None:

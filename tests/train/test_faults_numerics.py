@@ -226,35 +226,49 @@ def test_weights_at_fault_for_a_spike_are_taken_back_and_the_update_before_is_le
 POISON = {
     "random bytes": np.random.default_rng(1).integers(128, 256, 64).astype(np.uint8).tobytes(),
     "one byte again and again": b"\x07" * 64,
+    "one giant line": b"{"
+    + np.random.default_rng(2).integers(128, 256, 150).astype(np.uint8).tobytes()
+    + b"}",
 }
+DEVIATIONS = {"one giant line": 6.0}
+"""It is a part of so many batches that the usual spread is wider."""
+
+
+@pytest.fixture(scope="module")
+def clean_scores(breaker: Breaker) -> list[float]:
+    """Bits per byte of a text after training without poison, from three seeds."""
+    return [score(breaker, breaker(f"clean {seed}", **POISONED, train__seed=seed)) for seed in (0, 1, 2)]
+
+
+POISONED = {
+    "data__encoding": "bytes", "data__packing": "fit", "train__steps": 200, "data__validation": 0.0,
+    "faults__spike": "skip", "faults__most": 50,
+}  # fmt: skip
+
+
+def score(breaker: Breaker, found: Broken) -> float:
+    text = (breaker.folder / "texts" / "7.txt").read_text(encoding="utf-8")
+    return gf.score(gf.load(found.run.path), text).bits_per_byte
 
 
 @pytest.mark.parametrize("kind", POISON)
 def test_poisoned_text_is_traced_to_its_document_and_the_run_is_as_good_as_without_it(
-    breaker: Breaker, kind: str
+    breaker: Breaker, kind: str, clean_scores: list[float]
 ) -> None:
     folder = breaker.folder / kind.replace(" ", "-")
     folder.mkdir()
     for file in (breaker.folder / "texts").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "poison.txt").write_bytes(POISON[kind])
-    settings = {
-        "paths": (str(folder),), "data__encoding": "bytes", "data__packing": "fit", "train__steps": 200,
-        "data__validation": 0.0, "faults__spike": "skip", "faults__most": 50,
-    }  # fmt: skip
-    found = breaker(f"run {kind}", **settings)
+    found = breaker(
+        f"run {kind}", paths=(str(folder),), **POISONED, faults__deviations=DEVIATIONS.get(kind, 10.0)
+    )
     skipped = [fault for fault in found.all("fault") if fault["decision"] == "skip"]
     assert skipped, found.decisions
     for fault in skipped:
         names = [d["name"] for d in fault["samples"][0]["documents"]]
         assert any(name.endswith("poison.txt") for name in names), (fault["step"], names)
-    clean = [
-        breaker(f"clean-{kind}-{seed}", train__seed=seed, **{**settings, "paths": ("texts",)})
-        for seed in (0, 1, 2)
-    ]
-    text = (breaker.folder / "texts" / "7.txt").read_text(encoding="utf-8")
-    scores = [gf.score(gf.load(run.run.path), text).bits_per_byte for run in [found, *clean]]
-    assert scores[0] < max(scores[1:]), scores  # as one seed differs from another
+    assert score(breaker, found) < max(clean_scores), clean_scores  # as one seed differs from another
 
 
 def test_looking_changes_no_number(breaker: Breaker, undisturbed: dict[str, Any]) -> None:

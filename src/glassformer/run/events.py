@@ -37,7 +37,7 @@ MEANING = {
     "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
     "fault": "an update that was refused, or noted: step, kind, loss, grad_norm, usual, decision, step_back, blamed (a "
-    "step), sample_ids, place, tensors, samples, bundle, message",
+    "step), sample_ids, place, tensors, samples, ranks, verified, bundle, message",
     "memory": "a step did not fit into memory and is computed in smaller micro-batches from now on: step, rank, error, "
     "rows (in each), asked_rows, accumulate, message",
     "warning": "something to know: message",

@@ -127,6 +127,8 @@ class EngineConfig(Config):
     attention: Literal["auto", "fused", "explicit", "blocks"] = "auto"
     activation_memory: float = Field(1.0, ge=0, le=1)
     """The share of the activations kept for the backward pass; the rest is computed again (`train/recompute.py`)."""
+    deterministic: bool = False
+    """Only operations that give the same bits every time; one that has no such way is refused by name."""
 
 
 class FaultsConfig(Config):
@@ -156,6 +158,12 @@ class FaultsConfig(Config):
     """Steps between looks for dead tensors, underflow and exploding logits; 0: never."""
     out_of_memory: Literal["stop", "halve"] = "stop"
     """A step does not fit: stop and say what would, or compute it in smaller micro-batches (`train/parts.py`)."""
+    replay_every: int = Field(100, ge=0)
+    """Steps between micro-batches that are computed twice and compared to the bit; one also before each checkpoint.
+    0: never."""
+    digest_every: int = Field(100, ge=0)
+    """Steps between comparisons of the copies of the weights that several ranks hold, by their digests; also before
+    each checkpoint and each copy of the state. 0: never."""
 
 
 class ParallelConfig(Config):

@@ -151,6 +151,10 @@ class Guard:
             found = self.health.logits(model, batch, choice, self.ranks)
             self._noted += [("warning", {"message": f"step {step + 1}: {m}"}) for m in found]
 
+    def note(self, name: str, **fields: Any) -> None:
+        """An event to be told once the step is done."""
+        self._noted.append((name, fields))
+
     def noted(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Events that are to be told once the step is done: their names and fields."""
         while self._noted:
@@ -174,8 +178,7 @@ class Guard:
         repeated = step in self._again
         if not repeated:
             self.faults.append(step)
-        near = [other for other in self.faults if abs(other - step) < self.config.within]
-        if policy == "stop" or len(near) >= self.config.most:
+        if policy == "stop" or self.too_many(step):
             return Decision("stop")
         if damaged or (repeated and earlier_too and policy == "roll_back"):
             # The first time the same steps are done again; when it comes again, the update before was the cause.
@@ -190,6 +193,10 @@ class Guard:
         if policy == "lower_rate":
             self.lowered_until = step + 1 + self.config.lower_for
         return self._quarantine("lower_rate" if policy == "lower_rate" else "skip", step, sample_ids)
+
+    def too_many(self, step: int) -> bool:
+        """Whether this fault, which is counted already, is the `most`-th near its step."""
+        return sum(abs(other - step) < self.config.within for other in self.faults) >= self.config.most
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""

@@ -14,6 +14,7 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from glassformer.run.folder import Run
 from glassformer.seeds import derive
 from glassformer.train import measuring, start
 from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
+from glassformer.train.copies import Copies
 from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
@@ -38,8 +40,10 @@ from glassformer.train.parts import Parts
 from glassformer.train.ranks import Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.recover import recover
+from glassformer.train.repeatable import repeatable
 from glassformer.train.saving import Saver
 from glassformer.train.schedules import factor
+from glassformer.train.silent import Replay
 from glassformer.train.step import Update, micro_batches, update
 from glassformer.train.task import Batch, Event, Task
 from glassformer.train.world import check_division
@@ -113,7 +117,11 @@ class Session:
         self.parts = Parts(self)
         progress("choosing how to use this machine")
         self.begun = ranks.decide(lambda: run.events.last("start"))
-        self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.data_count))
+        self.steady = partial(repeatable, self.recipe.engine.deterministic)
+        with self.steady():
+            self.choice, step_seconds = ranks.decide(
+                lambda: start.choose_engine(task, run.events, ranks.data_count)
+            )
         progress(f"using {self.choice.name}")
         self.device = torch.device(self.choice.device)
         self.model = ranks.build(task, self.device)
@@ -126,8 +134,7 @@ class Session:
         self.plain_loss_of = start.plain_loss_of(self.loss_of, self.model, self.choice, self.recipe)
         self.num_steps: int = self.begun["steps"] if self.begun else start.num_steps(task, step_seconds)
         self.meter = Meter(task.flops_per_token, measuring.ceiling(self))
-        self.noise = (ranks.data_rank,) if ranks.data_rank else ()
-        """What ranks with other rows than the first's add to the seed of dropout."""
+        self.replay, self.copies = Replay(self), Copies(self)
         self.saver = Saver(self)
         self.consumed = hashlib.sha256().hexdigest()
         """Digest of every sample seen, in order: two runs that agree here saw the same text."""
@@ -139,22 +146,26 @@ class Session:
             start.check_space(self.run, self.task)
         done = yield from self._begin_or_resume(init_from)
         if done < self.num_steps:
-            self._warm_up()
+            with self.steady():
+                self._warm_up()
+                yield from self.replay.begin()
+                yield from self.copies.begin()
         energy = joules()
         yield from self.parts.told()
         while done < self.num_steps:
             step, batch = done, self.task.batches.batch(done)
             rate = factor(self.recipe.schedule, step, self.num_steps) * self.guard.rate(step)
             try:
-                found = None if step in self.guard.quarantined else self._step(step, batch, rate)
+                with self.steady():
+                    found = None if step in self.guard.quarantined else self._step(step, batch, rate)
             except Fault as fault:
-                done = yield from recover(self, fault)
+                with self.steady():
+                    done = yield from recover(self, fault)
                 continue
             done = step + 1
             last = done == self.num_steps
             yield from self.parts.told()
-            for name, fields in self.guard.noted():
-                yield self.log(name, **fields)
+            yield from self._noted()
             if found and (last or step == 0 or done % train.log_every == 0):
                 yield self.log(
                     "step", step=done, loss=found.loss, grad_norm=found.grad_norm,
@@ -168,9 +179,10 @@ class Session:
             asked = self._count(batch, interrupt.reason, learned=found is not None)
             reason = None if last else asked
             if last or reason or done % train.checkpoint_every == 0:
-                if self.guard.damaged():
-                    done = yield from recover(self, Fault(step, "not_finite", None))
+                if unfit := self._unfit(done):
+                    done = yield from recover(self, unfit)
                     continue
+                yield from self._noted()
                 yield from self.saver.save(done, must=last or reason is not None)
             if reason:
                 yield self.log("stopped", reason=reason, **self.summary())
@@ -182,19 +194,38 @@ class Session:
     def _step(self, step: int, batch: Batch, rate: float) -> Update:
         """One update. Raises Fault, with nothing changed, where the guard refuses it."""
         began, train = time.perf_counter(), self.recipe.train
+        self.replay.before(step, batch)
         self.seed_dropout(step)
         found = update(
             self.loss_of, self.weights, self.optimizers, batch,
             rate=rate, clip=train.clip, device=self.device, fit=lambda compute: self.parts.fit(compute, step),
-            check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
+            check=lambda found: self._check(step, found), first=self.replay.note,
+            ranks=self.ranks,
         )  # fmt: skip
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
         self.guard.look(step, self.model, batch, self.choice)
         return found
 
-    def seed_dropout(self, step: int) -> None:
+    def _check(self, step: int, found: Update) -> None:
+        self.replay.compare(step)
+        self.copies.check(step)
+        self.guard.check(step, found, self.state)
+
+    def _unfit(self, done: int) -> Fault | None:
+        """Why the weights must not be saved."""
+        if self.guard.damaged():
+            return Fault(done - 1, "not_finite", None)
+        return Fault(done - 1, "copies_differ", None) if self.copies.differ(done) else None
+
+    def _noted(self) -> Iterator[Event]:
+        for name, fields in self.guard.noted():
+            yield self.log(name, **fields)
+
+    def seed_dropout(self, step: int, rank: int | None = None) -> None:
+        """Ranks with other rows draw other noise; `rank`: as that data rank."""
+        rank = self.ranks.data_rank if rank is None else rank
         if self.task.config.dropout:
-            torch.manual_seed(derive(self.recipe.train.seed, "dropout", step, *self.noise))
+            torch.manual_seed(derive(self.recipe.train.seed, "dropout", step, *((rank,) if rank else ())))
 
     def _count(self, batch: Batch, reason: str | None, *, learned: bool) -> str | None:
         """Into the digest, what all ranks learned from; returns why to stop, if any of them was asked to."""
@@ -252,11 +283,12 @@ class Session:
 
     def restore_counts(self, state: Mapping[str, Any]) -> None:
         self.consumed, self.meter.tokens = state["consumed"], state["tokens"]
+        self.replay.verified = state.get("verified", 0)
 
     def state(self) -> dict[str, Any]:
         """What goes with the tensors."""
         counts = {"consumed": self.consumed, "tokens": self.meter.tokens, "seconds": self.meter.seconds}
-        return {**counts, "faults": self.guard.state()}
+        return {**counts, "verified": self.replay.verified, "faults": self.guard.state()}
 
     def summary(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.run.summary().items() if key not in ("run", "status")}

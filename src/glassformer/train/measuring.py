@@ -32,8 +32,9 @@ def validate(session: Session, step: int, *, whole: bool) -> Iterator[Event]:
     nats, num_targets, num_bytes = 0.0, 0.0, 0.0
     with _without_dropout(session), torch.set_grad_enabled(not ranks.sharded):
         for batch, counts in ranks.deal(_at_most(limit, task.validation(rows))):
-            for arrays in micro_batches(batch, 1, session.device):
-                nats += session.plain_loss_of(**arrays).item() * batch.num_targets * counts
+            with session.steady():  # as compiled code was
+                for arrays in micro_batches(batch, 1, session.device):
+                    nats += session.plain_loss_of(**arrays).item() * batch.num_targets * counts
             num_targets += batch.num_targets * counts
             num_bytes += (task.num_bytes(batch) or 0) * counts
         model = _whole(session)

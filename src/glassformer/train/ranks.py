@@ -28,6 +28,8 @@ class Ranks:
     rank, count, sharded = 0, 1, False
     data_rank, data_count = 0, 1
     """Over which rows are divided: fewer than all where several compute each layer together."""
+    part, copies = 0, 1
+    """Which part of each weight is this rank's, and how many ranks hold the same part."""
 
     @property
     def is_first(self) -> bool:
@@ -42,8 +44,8 @@ class Ranks:
         """Rank 0's first, so that the others find in the cache what it wrote there."""
         return make()
 
-    def rows(self, batch: Batch) -> Batch:
-        """This rank's part of a batch."""
+    def rows(self, batch: Batch, rank: int | None = None) -> Batch:
+        """This rank's part of a batch, or another's."""
         return batch
 
     def deal(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:

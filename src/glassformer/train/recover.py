@@ -20,6 +20,7 @@ from glassformer.train.memory import not_finite
 from glassformer.train.optimizers import state_tensors
 from glassformer.train.ranks import Ranks
 from glassformer.train.saving import whole_tensors
+from glassformer.train.silent import Silent
 from glassformer.train.step import Diverged, micro_batches
 from glassformer.train.task import Batch, Event
 
@@ -32,6 +33,13 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
 
     Raises Diverged where it must not go on.
     """
+    if isinstance(fault, Silent):
+        if not session.copies.apart():
+            return (yield from session.replay.settle(fault))
+        fault = Fault(fault.step - 1, "copies_differ", None)  # other weights give other answers
+    if fault.kind == "copies_differ":
+        go_back = lambda: _go_back(session) if _can_go_back(session) else None  # noqa: E731 # said in one line
+        return (yield from session.copies.settle(fault, go_back))
     guard, task, run = session.guard, session.task, session.run
     batch = task.batches.batch(fault.step)
     damaged = guard.damaged()

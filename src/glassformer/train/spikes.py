@@ -28,7 +28,7 @@ from typing import Any, Literal
 from glassformer.stats import median
 from glassformer.train.config import FaultsConfig
 
-Kind = Literal["not_finite", "loss_spike", "gradient_spike", "divergence"]
+Kind = Literal["not_finite", "loss_spike", "gradient_spike", "divergence", "silent", "copies_differ"]
 
 _NORMAL = 1.4826
 _LOSS_FLOOR, _LOG_FLOOR = 0.01, 0.1

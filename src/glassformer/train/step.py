@@ -60,6 +60,7 @@ def update(
     accumulate: int = 1,
     device: torch.device,
     check: Callable[[Update], None] = refuse_not_finite,
+    first: Callable[[Tensor], None] = lambda loss: None,
     ranks: Ranks = ALONE,
     fit: Fit | None = None,
 ) -> Update:
@@ -69,17 +70,20 @@ def update(
     number of micro-batches than `accumulate`.
 
     `check` sees loss and gradient, the same numbers on every rank, before any weight changes; what it raises (left
-    out, Diverged where one of them is not finite) prevents the change.
+    out, Diverged where one of them is not finite) prevents the change. `first` sees the first micro-batch's loss while
+    the gradients are those of it alone.
     """
 
     def predict_and_blame(parts: int) -> Tensor:
         loss = torch.zeros((), device=device)
         weights.zero_gradients()
-        for arrays in micro_batches(ranks.rows(batch), parts, device):
+        for number, arrays in enumerate(micro_batches(ranks.rows(batch), parts, device)):
             part = loss_of(**arrays)  # predict, compare
             part.backward()  # type: ignore[no-untyped-call] # blame: d loss / d weight, for every weight
             weights.collect()
             loss += part.detach()
+            if number == 0:
+                first(part.detach())
         return loss
 
     loss = predict_and_blame(accumulate) if fit is None else fit(predict_and_blame)

@@ -60,6 +60,7 @@ class ManyRanks(Ranks):
         self.rank, self.count, self._device = world.rank, world.count, device
         self.data_rank, self.data_count = self.mesh.data_rank, self.mesh.data_count
         self.sharded = self.mesh.parts > 1
+        self.part, self.copies = self.mesh.part, self.mesh.copies
         self.parts, self._divided = Parts(self.mesh), Divided()
         self._root: FSDPModule | None = None
         self._copy: nn.Module | None = None
@@ -75,8 +76,8 @@ class ManyRanks(Ranks):
         self.wait()
         return make() if made is None else made
 
-    def rows(self, batch: Batch) -> Batch:
-        return Rows(batch, self.data_rank, self.data_count)
+    def rows(self, batch: Batch, rank: int | None = None) -> Batch:
+        return Rows(batch, self.data_rank if rank is None else rank, self.data_count)
 
     def deal(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
         group: list[Batch] = []
