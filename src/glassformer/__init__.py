@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     )
     from glassformer.use.bleu import judge_translations
     from glassformer.use.classify import classify
+    from glassformer.use.consolidate import Consolidated, consolidate
     from glassformer.use.embed import embed
     from glassformer.use.fill import fill
     from glassformer.use.generate import Generation, generate, stream
@@ -91,6 +92,7 @@ __all__ = [
     "Blame",
     "BlockBackward",
     "CausalTrace",
+    "Consolidated",
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
@@ -137,6 +139,7 @@ __all__ = [
     "causal_trace",
     "checkup",
     "classify",
+    "consolidate",
     "embed",
     "embedding_map",
     "explain",
@@ -199,6 +202,7 @@ _ROOMS = {
     "run.folder": ["Run"],
     "run.report": ["write_report"],
     "use.classify": ["classify"],
+    "use.consolidate": ["Consolidated", "consolidate"],
     "use.embed": ["embed"],
     "use.fill": ["fill"],
     "use.generate": ["Generation", "generate", "stream"],

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,12 @@ from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules
-from glassformer.train.optimizers import build_optimizers, restore_state
+from glassformer.train.optimizers import build_optimizers
 from glassformer.train.parallel.joining import joined
 from glassformer.train.ranks import Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.recover import recover
+from glassformer.train.restoring import restore
 from glassformer.train.saving import Saver
 from glassformer.train.schedules import factor
 from glassformer.train.step import Update, micro_batches, update
@@ -95,7 +95,7 @@ def training(
                 folder = Run.unwritten(run, recipe.resolved())
         with folder.lock() if ranks.is_first else contextlib.nullcontext():
             session = Session(task, folder, tell, ranks)
-            with threads_of(session.choice):
+            with threads_of(session.choice), session.saver:
                 for event in session.events(interrupt, init_from):
                     if ranks.is_first:
                         yield event
@@ -160,7 +160,9 @@ class Session:
                 yield from measuring.sample(self, done)
             asked = self._count(batch, interrupt.reason, learned=found is not None)
             reason = None if last else asked
-            if last or reason or done % train.checkpoint_every == 0:
+            if not (last or reason or self.saver.due(done)):
+                yield from self.saver.look(done)
+            else:
                 if self.guard.damaged():
                     done = yield from recover(self, Fault(step, "not_finite", None))
                     continue
@@ -230,18 +232,8 @@ class Session:
         return restored.step
 
     def restore(self) -> checkpoints.Checkpoint | None:
-        """Weights, optimiser and counts are those of the newest whole checkpoint, which rank 0 hands to all. The
-        tensors stay with it: what is returned has none."""
-        found = checkpoints.load_newest(self.run.checkpoints) if self.ranks.is_first else None
-        kept = self.ranks.decide(lambda: None if found is None else replace(found, tensors={}))
-        if kept is None:
-            return None
-        checkpoints.check_fits(kept.state["model"], self.task.config.model_dump(mode="json"))
-        masters, tensors = self.weights.masters, found.tensors if found else {"model": {}, "optimizer": {}}
-        self.weights.load(self.ranks.spread(tensors["model"], masters))
-        restore_state(self.optimizers, masters, self.ranks.spread(tensors["optimizer"], masters))
-        self.restore_counts(kept.state)
-        return kept
+        """From the newest whole checkpoint (`train/restoring.py`)."""
+        return restore(self)
 
     def restore_counts(self, state: Mapping[str, Any]) -> None:
         self.consumed, self.meter.tokens = state["consumed"], state["tokens"]
