@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from test_ranks import ONE, PLAIN, assert_same_curve, free_port, place
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
 from trainer import Ended, Trainer
 
 import glassformer as gf
@@ -25,7 +28,9 @@ BESIDE = (*DIVIDED, "--train.save_beside", "true")
 LAST, BEFORE = "step-00000012", "step-00000009"
 
 
-def ranks(trainer: Trainer, run: str, *more: str, plans: dict[int, Plan] | None = None, count: int = 2) -> list[Ended]:
+def ranks(
+    trainer: Trainer, run: str, *more: str, plans: dict[int, Plan] | None = None, count: int = 2
+) -> list[Ended]:
     """Every rank's end; `plans` say what befalls which."""
     port = free_port()
     begun = []
@@ -71,8 +76,18 @@ def test_runs_consolidate_makes_of_any_checkpoint_the_model_folder_that_a_run_en
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes(), file.name
     made = gf.consolidate(run, tmp_path / "earlier", step=9)
     assert (made.step, gf.load(made.path).config) == (9, gf.load(run.path).config)
-    with pytest.raises(RunError, match="no checkpoint of step 7. It has those of 9, 12"):
+    with pytest.raises(RunError, match=r"no checkpoint of step 7\. It has those of 9, 12"):
         gf.consolidate(run, tmp_path / "never", step=7)
+
+
+def test_one_process_reads_the_same_tensors_from_the_parts_as_torch_does(divided: Trainer) -> None:
+    folder = divided.run("divided").checkpoints / LAST
+    ours = checkpoints.load(folder).tensors
+    theirs = {name: torch.full_like(tensor, -1) for named in ours.values() for name, tensor in named.items()}
+    with pytest.warns(UserWarning, match="single process"):
+        load(theirs, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    assert len(theirs) == len(ours["model"]) + len(ours["optimizer"])
+    assert all(torch.equal(t, theirs[name]) for named in ours.values() for name, t in named.items())
 
 
 SWAPPED = "model-rank-00000.safetensors"

@@ -30,7 +30,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Non
     real, befalls = os.fsync, [lambda: None]
 
     def fsync(handle: int) -> None:
-        if ".partial-" in os.readlink(f"/proc/self/fd/{handle}"):
+        if ".partial-" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             befalls[0]()
         real(handle)
 
@@ -68,7 +68,9 @@ def test_steps_go_on_during_a_save_and_one_that_comes_due_meanwhile_is_left_out_
     (warning,) = beside.all("warning")
     assert "no checkpoint at step 10: that of step 5 is still being written" in warning["message"]
     assert "1 left out so far" in warning["message"]
-    order = [(e["event"], e["step"]) for e in beside.run.events.read() if e["event"] in ("step", "checkpoint")]
+    order = [
+        (e["event"], e["step"]) for e in beside.run.events.read() if e["event"] in ("step", "checkpoint")
+    ]
     assert order.index(("checkpoint", 5)) == order.index(("step", 12)) + 1  # told when it was whole
     told = beside.all("checkpoint")[0]
     assert 0 < told["stall_seconds"] < told["seconds"]

@@ -197,7 +197,9 @@ def list_checkpoints(folder: Path) -> list[Listed]:
         for pattern, kind in kinds:
             if named := pattern.fullmatch(path.name):
                 files = (read_manifest(path) or {}).get("files", {})
-                size = sum(file.stat().st_size for file in path.iterdir())
+                size = 0
+                with contextlib.suppress(FileNotFoundError):  # just published, or removed
+                    size = sum(file.stat().st_size for file in path.iterdir())
                 digests = {name: record["sha256"] for name, record in files.items()}
                 listed.append(Listed(int(named[1]), path.name, kind, size, digests))
     return sorted(listed, key=lambda entry: (entry.step, entry.name))

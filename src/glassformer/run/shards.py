@@ -88,6 +88,7 @@ def write(folder: Path, final: Path, tensors: Stems, copied: Stems, group: Group
     files = _Files(stems)
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=names, save_distributed=True)
     writer.fs = files
+    writer.per_thread_copy_ahead = 0  # all is on the CPU already; to copy ahead would wake up the first GPU
     flat = {name: tensor for stem in stems for name, tensor in tensors[stem].items()}
     planner = _Copied({name: copy for stem in stems for name, copy in copied[stem].items()})
     with _as_error(final):
