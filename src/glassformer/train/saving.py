@@ -89,6 +89,7 @@ class Saver:
         self._flight = flight = self._begin(step, began)
         if must or not train.save_beside:
             flight.join()
+            flight.stall_seconds = time.perf_counter() - began
             yield from self.look(step, must=must)
 
     def look(self, step: int, *, must: bool = False, again: int | None = None) -> Iterator[Event]:
@@ -146,7 +147,9 @@ class Saver:
         if not (ranks.is_first or self.divided):
             return Flight(step, began, None)
         tensors: Stems = {"model": masters, "optimizer": state_tensors(session.optimizers, masters)}
-        copied = self._copies.take({stem: ranks.mine(named) for stem, named in tensors.items()})
+        copied: Stems = {stem: ranks.mine(named) for stem, named in tensors.items()}
+        if self.divided or session.recipe.train.save_beside:
+            copied = self._copies.take(copied)
         state = copy.deepcopy({"model": session.task.config.model_dump(mode="json"), **session.state()})
         folder = session.run.checkpoints
         if not self.divided:
