@@ -107,7 +107,7 @@ def show(events: list[dict[str, Any]]) -> None:
     if "stall_seconds" in saves[0]:
         print(f"copied in:              {statistics.median(s['stall_seconds'] for s in saves) * 1e3:8.1f} ms")
     print(
-        f"bytes:                  {saves[0]['bytes']:,}; {len(saves) + 1} saves of {len(steps) // EVERY} due"
+        f"bytes:                  {saves[0]['bytes']:,}; {len(saves) + 1} saves of {-(-len(steps) // EVERY)} due"
     )
 
 
