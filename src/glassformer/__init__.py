@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
     from glassformer.use.bleu import judge_translations
     from glassformer.use.classify import classify
+    from glassformer.use.consolidate import Consolidated, consolidate
     from glassformer.use.embed import embed
     from glassformer.use.fill import fill
     from glassformer.use.generate import Generation, generate, stream
@@ -92,6 +93,7 @@ __all__ = [
     "Blame",
     "BlockBackward",
     "CausalTrace",
+    "Consolidated",
     "DataConfig",
     "Decoder",
     "EmbeddingMap",
@@ -139,6 +141,7 @@ __all__ = [
     "causal_trace",
     "checkup",
     "classify",
+    "consolidate",
     "embed",
     "embedding_map",
     "explain",
@@ -202,6 +205,7 @@ _ROOMS = {
     "run.folder": ["Run"],
     "run.report": ["write_report"],
     "use.classify": ["classify"],
+    "use.consolidate": ["Consolidated", "consolidate"],
     "use.embed": ["embed"],
     "use.fill": ["fill"],
     "use.generate": ["Generation", "generate", "stream"],

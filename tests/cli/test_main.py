@@ -96,6 +96,7 @@ def test_every_verb_has_help_without_side_effects(capsys: pytest.CaptureFixture[
         "runs list",
         "runs show",
         "runs verify",
+        "runs consolidate",
         "text report",
         "bench",
         "doctor",

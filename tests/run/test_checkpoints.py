@@ -15,7 +15,7 @@ from glassformer.errors import CheckpointError
 from glassformer.files import sha256
 from glassformer.run import checkpoints
 from glassformer.run.exports import save_model, verify_model
-from glassformer.run.tensors import read_tensors, write_tensors
+from glassformer.run.tensors import read_parts, read_tensors, write_tensors
 
 DTYPES = [
     torch.float32,
@@ -75,6 +75,28 @@ def test_numbers_that_are_not_finite_and_views_come_back_to_the_bit(tmp_path: Pa
     assert loaded is not None and loaded.state == {"best": float("inf"), "names": ["é"]}
     assert loaded.tensors["model"]["odd"].view(torch.int32).tolist() == odd.view(torch.int32).tolist()
     assert torch.equal(loaded.tensors["model"]["view"], view)
+
+
+def test_parts_in_several_files_are_put_together_and_one_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    whole = {"a": torch.randn(5, 4), "s": torch.tensor(3.0), "v": torch.randn(1)}
+    places: list[dict[str, tuple[int, ...]]] = [
+        {"a": (0, 0), "s": ()},
+        {"a": (0, 1)},
+        {"a": (3, 1), "v": (0,)},
+    ]
+    parts = [
+        {"a": whole["a"][:, :1].contiguous(), "s": whole["s"]},
+        {"a": whole["a"][:3, 1:].contiguous()},
+        {"a": whole["a"][3:, 1:].contiguous(), "v": whole["v"]},
+    ]
+    files = [tmp_path / f"model-rank-0000{rank}.safetensors" for rank in range(3)]
+    for file, part, at in zip(files, parts, places, strict=True):
+        about = json.dumps({name: {"saved_offsets": place} for name, place in at.items()})
+        save_file(part, file, metadata={"DCP_SHARDING_INFO": about})
+    back = read_parts(reversed(files))
+    assert back.keys() == whole.keys() and all(torch.equal(back[name], whole[name]) for name in whole)
+    with pytest.raises(CheckpointError, match="Of the tensor a a part is missing"):
+        read_parts([files[0], files[2]])
 
 
 def test_only_the_files_asked_for_are_read(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_every_way_to_compute_goes_on_to_the_bit(
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_at_random_moments_comes_to_the_same_end(module_trainer: Trainer, seed: int) -> None:
     longer = ("--train.steps", "60", "--train.checkpoint_every", "7", "--train.seed", str(seed), "--optimizer.kind",
-              "muon", "--engine.precision", "bf16")  # fmt: skip
+              "muon", "--engine.precision", "bf16", "--train.save_beside", "true")  # fmt: skip
     began = time.monotonic()
     assert module_trainer(f"whole-{seed}", *longer).exit == 0
     whole = time.monotonic() - began

@@ -32,6 +32,7 @@ steps = 12
 batch = 4
 accumulate = 2
 checkpoint_every = 3
+save_beside = false
 validate_every = 4
 validation_tokens = 200
 sample_every = 4

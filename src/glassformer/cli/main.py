@@ -40,7 +40,7 @@ _VERBS = {
     "step": "Show what one optimiser step on a text would change.",
     "probe": "Measure every checkpoint of a run, and say when something formed.",
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
-    "runs": "List, show and verify runs.",
+    "runs": "List, show, verify and consolidate runs.",
     "text": "Look at text before training on it.",
     "scale": "Fit laws of loss to small runs.",
     "bench": "Measure this machine, and training on it.",

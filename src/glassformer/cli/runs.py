@@ -1,4 +1,4 @@
-"""`glassformer runs list|show|verify`: what is on disk."""
+"""`glassformer runs list|show|verify|consolidate`: what is on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LISTED = (
 )
 _CURVE_WIDTH = 60
 
-runs = App(name="runs", help="List, show and verify runs.")
+runs = App(name="runs", help="List, show, verify and consolidate runs.")
 
 
 @runs.command(name="list")
@@ -103,3 +103,23 @@ def verify(*run: Path, json: bool = False) -> int:
     if damaged:
         note("Training goes on from the newest whole checkpoint by itself. Check the disk and the memory.")
     return ANSWER_IS_NO if damaged else 0
+
+
+@runs.command
+def consolidate(run: Path, /, *, out: Path, step: int | None = None, json: bool = False) -> None:
+    """Write one model folder from a checkpoint of a run, whatever number of ranks saved it.
+
+    Args:
+        run: The folder of the run.
+        out: The model folder to write: config.json, model.safetensors, tokenizer.json.
+        step: Of which step; left out, the newest whole checkpoint.
+        json: One JSON document instead of a table.
+    """
+    made = gf.consolidate(run, out, step=step)
+    for problem in made.passed_over if not json else ():
+        note(f"Passed over: {problem}")
+    values = {"run": str(run), "out": str(made.path), "step": made.step, "bytes": made.num_bytes}
+    if json:
+        document({**values, "passed_over": list(made.passed_over)}, "consolidate")
+    else:
+        facts(values)

@@ -8,6 +8,8 @@
       .step-00000600.partial-4711/      a save that was killed; ignored, and removed by the next save
 
 - `save` publishes atomically and thins out old ones only after the new one has been read back and verified.
+- A run whose weights are divided over ranks has `model-rank-00000.safetensors`, ... in place of the two files
+  (`run/together.py` saves them, on all ranks); whoever reads them alone gets the whole tensors.
 - `load_newest` verifies before it reads, and falls back to the newest whole one, saying what it found.
 - The order is that of the step numbers; clocks and modification times play no part.
 - Everything in a checkpoint is found by its name inside the folder, so a run may be moved, copied or linked.
@@ -20,15 +22,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from glassformer.errors import CheckpointError
 from glassformer.files import remove, restore, sync_folder
-from glassformer.run.sealed import Finding, inspect, read_manifest, write_sealed
-from glassformer.run.tensors import read_tensors
+from glassformer.run.sealed import About, Finding, inspect, read_manifest, write_sealed
+from glassformer.run.tensors import read_parts, read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 STATE = "state.json"
 
 _WHOLE = re.compile(r"step-(\d+)")
+_PART = re.compile(r"(.+)-rank-\d{5}")
 _BAD = re.compile(r"step-(\d+)-bad-\d+")
 _PARTIAL = re.compile(r"\.step-(\d+)\.(?:partial|removed)-(\d+)")
 
@@ -53,6 +56,16 @@ class Checkpoint:
     """Damage in newer checkpoints, now set aside."""
     lost_steps: int = 0
     """Steps between the newest checkpoint there was and this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A whole checkpoint, verified and not yet read, and what had to be passed over to get there."""
+
+    step: int
+    path: Path
+    findings: list[Finding]
+    lost_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,7 @@ def save(
     """Save `step` and thin out: the `keep` newest stay, and every step that is a multiple of `keep_every`."""
     clean(folder)
     path = folder / f"step-{step:08d}"
-    write_sealed(path, tensors, {STATE: json.dumps(state).encode()}, {"kind": "checkpoint", "step": step})
+    write_sealed(path, tensors, {STATE: json.dumps(state).encode()}, about(step))
     _thin_out(folder, step, keep, keep_every)
     return path
 
@@ -95,16 +108,26 @@ def load_newest(
     """
     if set_aside:
         clean(folder)
+    found = find_newest(folder, _steps(folder), inspect, set_aside=set_aside)
+    return None if found is None else _read(found.path, found.step, only, found.findings, found.lost_steps)
+
+
+def find_newest(
+    folder: Path,
+    steps: Sequence[tuple[int, Path]],
+    look: Callable[[Path, About], list[Finding]],
+    *,
+    set_aside: bool,
+) -> Found | None:
+    """The newest of `steps` (`saved_steps`) that `look` finds nothing wrong with; else as `load_newest`."""
     findings: list[Finding] = []
     passed_over: list[Path] = []
-    steps = _steps(folder)
     for step, path in reversed(steps):
-        found = inspect(path, {"kind": "checkpoint", "step": step})
+        found = look(path, about(step))
         if not found:
-            if set_aside:
-                for bad in passed_over:
-                    _rename_bad(bad)
-            return _read(path, step, only, findings, steps[-1][0] - step)
+            for bad in passed_over if set_aside else ():
+                _rename_bad(bad)
+            return Found(step, path, findings, steps[-1][0] - step)
         _refuse_other_formats(found)
         findings += found
         passed_over.append(path)
@@ -116,6 +139,22 @@ def load_newest(
     return None
 
 
+def saved_steps(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints by step number, oldest first, once what killed saves left is removed."""
+    return _steps(cleaned(folder))
+
+
+def is_divided(path: Path) -> bool:
+    """Whether a checkpoint's tensors lie in parts, as the ranks of one run wrote them."""
+    return any(_PART.fullmatch(file.stem) for file in path.glob("*.safetensors"))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What goes with a checkpoint's tensors."""
+    state: dict[str, Any] = json.loads((path / STATE).read_bytes())
+    return state
+
+
 def load(path: Path, *, only: Collection[str] | None = None) -> Checkpoint:
     """One checkpoint by its folder, verified."""
     named = _WHOLE.match(path.name)
@@ -123,7 +162,7 @@ def load(path: Path, *, only: Collection[str] | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{path} is not a checkpoint.", expected="Expected a folder such as step-00000500."
         )
-    found = inspect(path, {"kind": "checkpoint", "step": int(named[1])})
+    found = inspect(path, about(int(named[1])))
     if found:
         raise CheckpointError(
             f"{path.name} is not whole:\n" + "\n".join(f"  - {finding}" for finding in found)
@@ -146,11 +185,7 @@ def mean(folder: Path, count: int) -> tuple[dict[str, torch.Tensor], list[int]]:
 
 def verify(folder: Path) -> list[Finding]:
     """Everything wrong with the checkpoints in `folder`, having read every byte; changes nothing."""
-    return [
-        finding
-        for step, path in _steps(folder)
-        for finding in inspect(path, {"kind": "checkpoint", "step": step})
-    ]
+    return [finding for step, path in _steps(folder) for finding in inspect(path, about(step))]
 
 
 def list_checkpoints(folder: Path) -> list[Listed]:
@@ -162,7 +197,9 @@ def list_checkpoints(folder: Path) -> list[Listed]:
         for pattern, kind in kinds:
             if named := pattern.fullmatch(path.name):
                 files = (read_manifest(path) or {}).get("files", {})
-                size = sum(file.stat().st_size for file in path.iterdir())
+                size = 0
+                with contextlib.suppress(FileNotFoundError):  # just published, or removed
+                    size = sum(file.stat().st_size for file in path.iterdir())
                 digests = {name: record["sha256"] for name, record in files.items()}
                 listed.append(Listed(int(named[1]), path.name, kind, size, digests))
     return sorted(listed, key=lambda entry: (entry.step, entry.name))
@@ -219,27 +256,56 @@ def matching_tensors(
 def _read(
     path: Path, step: int, only: Collection[str] | None, findings: list[Finding], lost_steps: int
 ) -> Checkpoint:
-    stems = [file.stem for file in sorted(path.glob("*.safetensors")) if only is None or file.stem in only]
-    tensors = {stem: read_tensors(path / f"{stem}.safetensors") for stem in stems}
-    return Checkpoint(step, path, tensors, json.loads((path / STATE).read_bytes()), findings, lost_steps)
+    files: dict[str, list[Path]] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        part = _PART.fullmatch(file.stem)
+        files.setdefault(part[1] if part else file.stem, []).append(file)
+    tensors = {
+        stem: read_parts(found) if _PART.fullmatch(found[0].stem) else read_tensors(found[0])
+        for stem, found in files.items()
+        if only is None or stem in only
+    }
+    return Checkpoint(step, path, tensors, read_state(path), findings, lost_steps)
 
 
 def _thin_out(folder: Path, saved: int, keep: int, keep_every: int | None) -> None:
     """Remove what need not be kept, but only once the one just saved has been read back and is whole."""
+    if spare := spare_ones(folder, saved, keep, keep_every):
+        remove_ones(spare, inspect(folder / f"step-{saved:08d}", about(saved)))
+
+
+def spare_ones(folder: Path, saved: int, keep: int, keep_every: int | None = None) -> list[Path]:
+    """The checkpoints that need not be kept beside the one just saved."""
     older = [(step, path) for step, path in _steps(folder) if step != saved]
     recent = older[max(0, len(older) - max(0, keep - 1)) :]
-    spare = [item for item in older if item not in recent and not (keep_every and item[0] % keep_every == 0)]
-    if not spare:
-        return
-    found = inspect(folder / f"step-{saved:08d}", {"kind": "checkpoint", "step": saved})
+    return [
+        path
+        for step, path in older
+        if (step, path) not in recent and not (keep_every and step % keep_every == 0)
+    ]
+
+
+def remove_ones(spare: Sequence[Path], found: Sequence[Finding]) -> None:
+    """Remove them, unless something is wrong with the one just saved, as read back."""
     if found:
         raise CheckpointError(
             "What was just saved does not read back as it was written:\n"
             + "\n".join(f"  - {item}" for item in found),
             do="\nNo older checkpoint was removed. Check the disk and the memory of this machine.",
         )
-    for _, path in spare:
+    for path in spare:
         remove(path)
+
+
+def about(step: int) -> About:
+    """What the manifest says it belongs to."""
+    return {"kind": "checkpoint", "step": step}
+
+
+def cleaned(folder: Path) -> Path:
+    """The folder as all ranks find it, once what killed saves left is removed."""
+    clean(folder)
+    return folder.absolute()
 
 
 def _refuse_other_formats(found: list[Finding]) -> None:

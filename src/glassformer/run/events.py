@@ -33,7 +33,8 @@ MEANING = {
     "tokens",
     "calibration": "how far probabilities can be taken at their word: part, accuracy, confidence, ece, "
     "ece_by_chance_high, verdict, bins, temperature, mistakes",
-    "checkpoint": "one was saved: step, path, seconds, bytes",
+    "checkpoint": "one is whole on the disk: step (of its state), path, bytes, seconds, stall_seconds (those that "
+    "training waited for it)",
     "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
     "fault": "an update that was refused, or noted: step, kind, loss, grad_norm, usual, decision, step_back, blamed (a "

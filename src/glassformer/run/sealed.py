@@ -11,18 +11,19 @@ exported models are sealed folders.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glassformer.errors import RunError
-from glassformer.files import durable, free_bytes, publish
-from glassformer.run.tensors import Record, find_damage, write_tensors
+from glassformer.files import durable, free_bytes, publish, sha256
+from glassformer.run.tensors import OTHER, Record, find_damage, write_tensors
 from glassformer.units import show_bytes
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def write_sealed(
     On any failure (full disk, quota, read-only, permission) nothing of it remains, and what was there before
     still is.
     """
-    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
-    try:
+    partial = partial_of(final)
+    with nothing_left_of(partial, final):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         files: dict[str, Record] = {}
@@ -72,21 +73,46 @@ def write_sealed(
             files[f"{stem}.safetensors"] = write_tensors(
                 partial / f"{stem}.safetensors", named, _strings({**about, "file": stem})
             )
-        for name, content in others.items():
-            _write(partial / name, content)
-            files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _write(partial / MANIFEST, _render({"format": FORMAT, "about": about, "files": files}))
-        publish(partial, final)
+        seal(partial, final, files, others, about)
+
+
+def seal(
+    partial: Path, final: Path, files: Mapping[str, Record], others: Mapping[str, bytes], about: About
+) -> None:
+    """Add `others` to the `files` of tensors that are in `partial`, then the manifest; publish as `final`."""
+    records = dict(files)
+    for name, content in others.items():
+        _write(partial / name, content)
+        records[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    _write(partial / MANIFEST, _render({"format": FORMAT, "about": about, "files": records}))
+    publish(partial, final)
+
+
+def partial_of(final: Path) -> Path:
+    """Where this process writes what becomes `final`."""
+    return final.with_name(f".{final.name}.partial-{os.getpid()}")
+
+
+@contextlib.contextmanager
+def nothing_left_of(partial: Path, final: Path) -> Iterator[None]:
+    """Whatever goes wrong in the block, `partial` is gone after it, and what the disk refused is a RunError."""
+    try:
+        yield
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(
-            f"{final.name} was not saved: {error.strerror or error} ({show_bytes(free_bytes(final))} free).",
-            expected="Everything saved before is still there.",
-            do="Free some space or mend the disk; the next save tries again.",
-        ) from error
+        raise not_saved(final, error) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def not_saved(final: Path, error: OSError, where: str = "") -> RunError:
+    """What the disk refused, in words; `where` is the rank, of several."""
+    return RunError(
+        f"{final.name} was not saved{where}: {error.strerror or error} ({show_bytes(free_bytes(final))} free).",
+        expected="Everything saved before is still there.",
+        do="Free some space or mend the disk; the next save tries again.",
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -100,8 +126,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def inspect(folder: Path, about: About) -> list[Finding]:
-    """Everything wrong with a sealed folder, having read every byte of it; empty when it is whole."""
+def inspect(folder: Path, about: About, share: tuple[int, int] = (0, 1)) -> list[Finding]:
+    """Everything wrong with a sealed folder, having read every byte of it; empty when it is whole.
+
+    Of several processes that share the work, `share` (r, n) reads every n-th file from the r-th on; what all of them
+    find together is what one would.
+    """
 
     def finding(file: str, problem: str, tensor: str | None = None, damaged: bool = True) -> Finding:
         return Finding(folder.name, file, tensor, problem, damaged)
@@ -122,20 +152,38 @@ def inspect(folder: Path, about: About) -> list[Finding]:
         return [finding(MANIFEST, f"it belongs to {_strings(manifest['about'])}, expected {_strings(about)}")]
     findings = []
     present = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
-    for name, record in manifest["files"].items():
+    for number, (name, record) in enumerate(manifest["files"].items()):
         if name not in present:
             findings.append(finding(name, "it is missing"))
+            continue
+        if number % share[1] != share[0]:
             continue
         expected = _strings({**about, "file": name.removesuffix(".safetensors")})
         try:
             damage = find_damage(folder / name, record, expected)
         except OSError as error:
             damage = [(None, f"it cannot be read: {error.strerror}")]
+        if damage and OTHER not in damage[0][1] and (found := _whose(folder, name, manifest)):
+            damage = [(None, f"{OTHER}: {found}")]
         findings += [finding(name, problem, tensor) for tensor, problem in damage]
     findings += [
         finding(name, "it is not in the manifest") for name in sorted(present - set(manifest["files"]))
     ]
     return findings
+
+
+def _whose(folder: Path, name: str, manifest: Mapping[str, Any]) -> str | None:
+    """Which other file it is that lies under this name: of this folder, or of one beside it."""
+    try:
+        digest = sha256(folder / name)
+    except OSError:
+        return None
+    beside = [path for path in sorted(folder.parent.iterdir()) if path.is_dir() and path != folder]
+    for path, known in [(folder, manifest), *((path, read_manifest(path) or {}) for path in beside)]:
+        for file, record in known.get("files", {}).items():
+            if record["sha256"] == digest:
+                return file if path == folder else f"{path.name}/{file}"
+    return None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -7,6 +7,9 @@ The format (https://huggingface.co/docs/safetensors) is
 The library writes it too, but can neither flush to the disk nor tell the digest without reading everything
 back, so the few lines of writing are ours (a test reads them with the library); reading is the library's.
 Each tensor also gets a CRC-32: it costs a third of the SHA-256 and is enough to name the one that changed.
+
+A tensor may also lie in parts in several files, as torch's distributed checkpoint writes them (`run/shards.py`): the
+header's `DCP_SHARDING_INFO` says at which place of the whole a part begins.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,11 @@ _DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+
+PLACES = "DCP_SHARDING_INFO"
+"""torch's name in a header for where each tensor's part begins."""
+
+OTHER = "it is another file"
 
 Record = dict[str, Any]
 """What a manifest keeps of a file: `bytes`, `sha256`, and for each tensor where it lies and its CRC-32."""
@@ -98,6 +106,44 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from None
 
 
+def read_parts(paths: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """The whole tensors of files that hold a part each. CheckpointError where a part is not there."""
+    import safetensors
+    import torch
+
+    parts: dict[str, list[tuple[list[int], torch.Tensor]]] = {}
+    for path in paths:
+        with safetensors.safe_open(path, framework="pt") as file:
+            places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
+            for name in file.keys():  # noqa: SIM118 # no mapping
+                part = file.get_tensor(name)
+                place = places.get(name, {}).get("saved_offsets", [0] * part.ndim)
+                parts.setdefault(name, []).append((place, part))
+    whole: dict[str, torch.Tensor] = {}
+    for name in sorted(parts):
+        found = parts.pop(name)
+        first = found[0][1]
+        ends = [[begin + size for begin, size in zip(at, t.shape, strict=True)] for at, t in found]
+        whole[name] = torch.empty([max(axis) for axis in zip(*ends, strict=True)], dtype=first.dtype)
+        for at, part in found:
+            whole[name][tuple(slice(b, b + n) for b, n in zip(at, part.shape, strict=True))] = part
+        if sum(part.numel() for _, part in found) != whole[name].numel():
+            raise CheckpointError(f"Of the tensor {name} a part is missing.", do="Use an older checkpoint.")
+    return whole
+
+
+def record_of(content: memoryview) -> Record:
+    """The record of a safetensors file whose bytes are at hand."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    header.pop("__metadata__", None)
+    where: Record = {}
+    for name, about in header.items():
+        begin, end = (start + place for place in about["data_offsets"])
+        where[name] = {"begin": begin, "end": end, "crc32": f"{zlib.crc32(content[begin:end]):08x}"}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "tensors": where}
+
+
 def find_damage(path: Path, record: Record, about: Mapping[str, str]) -> list[tuple[str | None, str]]:
     """What is wrong with a file, as (tensor or None, problem); nothing when it is what its record says."""
     size = path.stat().st_size
@@ -106,7 +152,7 @@ def find_damage(path: Path, record: Record, about: Mapping[str, str]) -> list[tu
     header = _header_about(path)
     if header and any(header.get(key, value) != value for key, value in about.items()):
         says = ", ".join(f"{key} {header[key]}" for key in about if key in header)
-        return [(None, f"it is another file: its header says {says}; expected {_phrase(about)}")]
+        return [(None, f"{OTHER}: its header says {says}; expected {_phrase(about)}")]
     if size != record["bytes"]:
         return [(None, f"it has {size:,} bytes, its manifest says {record['bytes']:,}")]
     problems: list[tuple[str | None, str]] = []

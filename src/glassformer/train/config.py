@@ -52,6 +52,8 @@ class TrainConfig(Config):
     """Steps between checkpoints; the last step always has one."""
     keep: int = Field(2, ge=1)
     """Newest checkpoints kept."""
+    save_beside: bool = True
+    """Checkpoints are written beside the work, from a copy in memory; false: training waits, which needs no copy."""
     validate_every: int = Field(250, ge=1)
     """Steps between measurements on the validation text; the last step always has one."""
     validation_tokens: int | None = Field(200_000, ge=1)

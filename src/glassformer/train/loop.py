@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -33,7 +32,7 @@ from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules
-from glassformer.train.optimizers import build_optimizers, restore_state
+from glassformer.train.optimizers import build_optimizers
 from glassformer.train.out_of_memory import explained
 from glassformer.train.parallel.joining import joined
 from glassformer.train.parts import Parts
@@ -41,6 +40,7 @@ from glassformer.train.ranks import Ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.recover import recover
 from glassformer.train.repeatable import repeatable
+from glassformer.train.restoring import restore
 from glassformer.train.saving import Saver
 from glassformer.train.schedules import factor
 from glassformer.train.silent import Replay
@@ -103,7 +103,7 @@ def training(
         with lock, explained(task, ranks.data_count) as begun:
             session = Session(task, folder, tell, ranks)
             begun.append(session)
-            with threads_of(session.choice):
+            with threads_of(session.choice), session.saver:
                 for event in session.events(interrupt, init_from):
                     if ranks.is_first:
                         yield event
@@ -178,7 +178,9 @@ class Session:
                 yield from measuring.sample(self, done)
             asked = self._count(batch, interrupt.reason, learned=found is not None)
             reason = None if last else asked
-            if last or reason or done % train.checkpoint_every == 0:
+            if not (last or reason or self.saver.due(done)):
+                yield from self.saver.look(done)
+            else:
                 if unfit := self._unfit(done):
                     done = yield from recover(self, unfit)
                     continue
@@ -268,18 +270,8 @@ class Session:
         return restored.step
 
     def restore(self) -> checkpoints.Checkpoint | None:
-        """Weights, optimiser and counts are those of the newest whole checkpoint, which rank 0 hands to all. The
-        tensors stay with it: what is returned has none."""
-        found = checkpoints.load_newest(self.run.checkpoints) if self.ranks.is_first else None
-        kept = self.ranks.decide(lambda: None if found is None else replace(found, tensors={}))
-        if kept is None:
-            return None
-        checkpoints.check_fits(kept.state["model"], self.task.config.model_dump(mode="json"))
-        masters, tensors = self.weights.masters, found.tensors if found else {"model": {}, "optimizer": {}}
-        self.weights.load(self.ranks.spread(tensors["model"], masters))
-        restore_state(self.optimizers, masters, self.ranks.spread(tensors["optimizer"], masters))
-        self.restore_counts(kept.state)
-        return kept
+        """From the newest whole checkpoint (`train/restoring.py`)."""
+        return restore(self)
 
     def restore_counts(self, state: Mapping[str, Any]) -> None:
         self.consumed, self.meter.tokens = state["consumed"], state["tokens"]

@@ -129,7 +129,10 @@ def _earlier_too(session: Session) -> bool:
 
 def _can_go_back(session: Session) -> bool:
     folder = session.run.checkpoints
-    return session.guard.memory.step is not None or session.ranks.decide(
+    if session.guard.memory.step is not None:
+        return True
+    session.saver.join()  # what is still being written may be what there is
+    return session.ranks.decide(
         lambda: any(listed.kind == "checkpoint" for listed in checkpoints.list_checkpoints(folder))
     )
 

@@ -261,7 +261,15 @@ def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the numbers of a run: not what is said about it, nor how often it looks at itself, nor how the work
     is divided, nor what is to be done about faults, which may change after one."""
     train = recipe["train"]
-    watching = {"accumulate", "checkpoint_every", "keep", "validate_every", "validation_tokens", "log_every"}
+    watching = {
+        "accumulate",
+        "checkpoint_every",
+        "keep",
+        "save_beside",
+        "validate_every",
+        "validation_tokens",
+        "log_every",
+    }
     watching |= {name for name in train if name.startswith("sample_")}
     kept_out = ("about", "name", "train", "engine", "faults", "parallel")
     kept = {key: value for key, value in recipe.items() if key not in kept_out}

@@ -25,8 +25,7 @@ from glassformer.errors import CheckpointError, ModelError, UsageError
 from glassformer.files import write_bytes
 from glassformer.model.mlp import Network
 from glassformer.model.network import HEADS, NetworkConfig, parameters, shapes
-from glassformer.run import exports
-from glassformer.run.checkpoints import load_newest
+from glassformer.run import checkpoints, exports
 from glassformer.run.folder import RECIPE, Run
 from glassformer.run.tensors import read_tensors
 from glassformer.text.columns import NUMBERS, Columns
@@ -166,10 +165,12 @@ def save_network(folder: Path, network: Network, columns: Columns) -> Path:
 
 
 def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
-    """The network of a folder that `save_network` wrote, or of a run."""
+    """The network of a folder that `save_network` wrote, of a run, or of one of its checkpoints."""
     folder = Path(path).expanduser()
     if not folder.exists():
         raise ModelError(f"There is no {folder}.", do="List your runs with: glassformer runs list")
+    if (folder.parent.parent / RECIPE).exists() and folder.parent.name == "checkpoints":
+        return _from_checkpoint(Run.open(folder.parent.parent), device, folder)
     if (folder / "model").is_dir():
         folder = folder / "model"
     elif (folder / RECIPE).exists():
@@ -198,8 +199,11 @@ def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> Pre
     return predictor(network.to(device), columns, path=Path(path))
 
 
-def _from_checkpoint(run: Run, device: str | torch.device) -> Predictor:
-    checkpoint = load_newest(run.checkpoints, only={"model"}, set_aside=False)
+def _from_checkpoint(run: Run, device: str | torch.device, at: Path | None = None) -> Predictor:
+    checkpoint = (
+        checkpoints.load(at, only={"model"}) if at
+        else checkpoints.load_newest(run.checkpoints, only={"model"}, set_aside=False)
+    )  # fmt: skip
     if checkpoint is None or not (run.path / COLUMNS).exists():
         raise ModelError(
             f"{run.path} has no network yet: neither model/ nor a checkpoint with its {COLUMNS}.",
@@ -213,6 +217,8 @@ def _from_checkpoint(run: Run, device: str | torch.device) -> Predictor:
     }
     config = configs.build(NetworkConfig, fields, origin=str(run.path / RECIPE))
     network = _filled(config, checkpoint.tensors["model"], str(checkpoint.path))
+    if at:
+        return predictor(network.to(device), columns, path=at)
     found = tuple(f"Passed over a damaged checkpoint: {finding}." for finding in checkpoint.findings)
     unfinished = f"This run has no finished model yet; these are its weights at step {checkpoint.step}."
     return replace(predictor(network.to(device), columns, path=run.path), warnings=(unfinished, *found))
