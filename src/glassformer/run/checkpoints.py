@@ -6,6 +6,7 @@
       step-00000500/
       step-00000450-bad-1/              set aside by a load that found damage; kept for you to look at
       .step-00000600.partial-4711/      a save that was killed; ignored, and removed by the next save
+      .reserved                         disk space for the next saves (`reserve.py`); removed when the run is done
 
 - `save` publishes atomically and thins out old ones only after the new one has been read back and verified.
 - `load_newest` verifies before it reads, and falls back to the newest whole one, saying what it found.
@@ -25,9 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glassformer.errors import CheckpointError
+from glassformer.errors import CheckpointError, RunError
 from glassformer.files import remove, restore, sync_folder
-from glassformer.run.sealed import Finding, inspect, read_manifest, write_sealed
+from glassformer.run import reserve
+from glassformer.run.sealed import About, Finding, inspect, read_manifest, write_sealed
 from glassformer.run.tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -76,11 +78,29 @@ def save(
     keep: int = 2,
     keep_every: int | None = None,
 ) -> Path:
-    """Save `step` and thin out: the `keep` newest stay, and every step that is a multiple of `keep_every`."""
-    clean(folder)
+    """Save `step` and thin out: the `keep` newest stay, and every step that is a multiple of `keep_every`.
+
+    Space that is held (`reserve.py`) is given up for it. Where there is no room even so, what would be removed
+    afterwards is removed before, all but the newest whole one.
+    """
     path = folder / f"step-{step:08d}"
-    write_sealed(path, tensors, {STATE: json.dumps(state).encode()}, {"kind": "checkpoint", "step": step})
-    _thin_out(folder, step, keep, keep_every)
+    others = {STATE: json.dumps(state).encode()}
+    about: About = {"kind": "checkpoint", "step": step}
+    try:
+        clean(folder)
+        with reserve.given_up(folder, reserve.bytes_to_save(tensors, others)):
+            try:
+                write_sealed(path, tensors, others, about)
+            except RunError as error:
+                if not (_is_full(error) and _make_room(folder, step, keep, keep_every)):
+                    raise
+                write_sealed(path, tensors, others, about)
+            _thin_out(folder, step, keep, keep_every)
+    except OSError as error:  # the folder itself cannot be read or changed
+        raise RunError(
+            f"{path.name} was not saved: {error.strerror or error}: {error.filename}.",
+            do="Mend the disk; the next save tries again.",
+        ) from error
     return path
 
 
@@ -226,9 +246,7 @@ def _read(
 
 def _thin_out(folder: Path, saved: int, keep: int, keep_every: int | None) -> None:
     """Remove what need not be kept, but only once the one just saved has been read back and is whole."""
-    older = [(step, path) for step, path in _steps(folder) if step != saved]
-    recent = older[max(0, len(older) - max(0, keep - 1)) :]
-    spare = [item for item in older if item not in recent and not (keep_every and item[0] % keep_every == 0)]
+    spare = _spare(folder, saved, keep, keep_every)
     if not spare:
         return
     found = inspect(folder / f"step-{saved:08d}", {"kind": "checkpoint", "step": saved})
@@ -239,7 +257,30 @@ def _thin_out(folder: Path, saved: int, keep: int, keep_every: int | None) -> No
             do="\nNo older checkpoint was removed. Check the disk and the memory of this machine.",
         )
     for _, path in spare:
+        with contextlib.suppress(OSError):  # what cannot be removed now, the next save tries again
+            remove(path)
+
+
+def _make_room(folder: Path, saving: int, keep: int, keep_every: int | None) -> bool:
+    """Remove before a save what it would remove afterwards; never the newest one, nor any if that is not whole."""
+    older = [(step, path) for step, path in _steps(folder) if step != saving]
+    spare = [item for item in _spare(folder, saving, keep, keep_every) if item != older[-1]]
+    if not spare or inspect(older[-1][1], {"kind": "checkpoint", "step": older[-1][0]}):
+        return False
+    for _, path in spare:
         remove(path)
+    return True
+
+
+def _spare(folder: Path, saved: int, keep: int, keep_every: int | None) -> list[tuple[int, Path]]:
+    """What need not be kept beside `saved`, oldest first."""
+    older = [(step, path) for step, path in _steps(folder) if step != saved]
+    recent = older[max(0, len(older) - max(0, keep - 1)) :]
+    return [item for item in older if item not in recent and not (keep_every and item[0] % keep_every == 0)]
+
+
+def _is_full(error: RunError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in reserve.FULL
 
 
 def _refuse_other_formats(found: list[Finding]) -> None:

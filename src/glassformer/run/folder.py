@@ -30,7 +30,7 @@ import tomli_w
 
 from glassformer.errors import RunError, RunLocked
 from glassformer.files import write_json, write_text
-from glassformer.run import checkpoints
+from glassformer.run import checkpoints, reserve
 from glassformer.run.events import Events, Unwritten
 from glassformer.run.exports import verify_model
 from glassformer.run.sealed import Finding
@@ -264,6 +264,7 @@ def _move_aside(path: Path) -> None:
     while (aside := path / f"before-{number}").exists():
         number += 1
     aside.mkdir()
+    reserve.release(path / "checkpoints")
     for entry in list(path.iterdir()):
         if entry.name != LOCK and not entry.name.startswith("before-"):
             entry.rename(aside / entry.name)
