@@ -8,8 +8,9 @@ It forks from a process that has loaded torch, because loading it takes longer t
 A plan is what befalls the process, at a moment that is the same every time: `{"at": moment, "do": deed}`.
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
 the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
-where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk) or `lift` (it may
-again). A process that gets SIGPROF runs out of memory wherever it is just then.
+where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk), `lift` (it may
+again) or `obey` (the modes of files count for it, also when it is root's). A process that gets SIGPROF runs out
+of memory wherever it is just then.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
 
 import glassformer.cli.train
 import glassformer.train.loop  # noqa: F401 # and with it everything a run loads
 from glassformer.cli.main import main
+from refusals import obey_modes
 
 sys.modules["vl_convert"] = None  # type: ignore[assignment] # as without the extra `plots`: reports take no seconds
 
@@ -53,6 +58,8 @@ def happen(deed: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), resource.RLIM_INFINITY))
     elif name == "lift":
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    elif name == "obey":
+        obey_modes()
     else:
         os.kill(int(number or os.getpid()), signal.Signals[name])
 

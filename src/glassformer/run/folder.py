@@ -88,8 +88,9 @@ class Run:
                         do="Go on with it, begin anew with --fresh, or choose another --run.",
                     )
                 _move_aside(path)
-            write_json(path / MANIFEST, run.manifest)
-            write_text(path / RECIPE, tomli_w.dumps(run.recipe))  # last: a folder with a recipe is a run
+            with _explained(path):
+                write_json(path / MANIFEST, run.manifest)
+                write_text(path / RECIPE, tomli_w.dumps(run.recipe))  # last: a folder with a recipe is a run
         return run
 
     @classmethod
@@ -159,13 +160,8 @@ class Run:
                 self.took_over = _who(handle)
                 message = f"took over the run from {self.took_over}, which ended without letting go of it"
                 self.events.append("warning", message=message)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
             os.truncate(handle, 0)
-            os.pwrite(
-                handle,
-                json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now}).encode(),
-                0,
-            )
+            self._sign(handle)
             try:
                 yield self
             finally:
@@ -173,6 +169,17 @@ class Run:
         finally:
             self.events.close()
             os.close(handle)
+
+    def _sign(self, handle: int) -> None:
+        """Say in the lock whose it is. On a full disk it holds as well unsigned."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        signature = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now}).encode()
+        try:
+            os.pwrite(handle, signature, 0)
+        except OSError:
+            reserve.give_up(self.checkpoints, reserve.ONE_LOG_SHARE)
+            with contextlib.suppress(OSError):
+                os.pwrite(handle, signature, 0)
 
     def rows(self) -> Rows:
         """The loss curve: one row for each step that counts."""
