@@ -123,7 +123,7 @@ def load_newest(
         if not found:
             if set_aside:
                 for bad in passed_over:
-                    _rename_bad(bad)
+                    move_aside(bad)
             return _read(path, step, only, findings, steps[-1][0] - step)
         _refuse_other_formats(found)
         findings += found
@@ -194,10 +194,20 @@ def clean(folder: Path) -> list[str]:
     removed = []
     for path in _entries(folder):
         named = _PARTIAL.fullmatch(path.name)
-        if named and (int(named[2]) == os.getpid() or not _alive(int(named[2]))):
+        if named and (int(named[2]) == os.getpid() or not is_alive(int(named[2]))):
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)
     return removed
+
+
+def move_aside(path: Path) -> Path:
+    """Rename what is damaged to `NAME-bad-N`, where it is kept to be looked at; returns the new path."""
+    number = 1
+    while (target := path.with_name(f"{path.name}-bad-{number}")).exists():
+        number += 1
+    path.rename(target)
+    sync_folder(path.parent)
+    return target
 
 
 def check_fits(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -289,14 +299,6 @@ def _refuse_other_formats(found: list[Finding]) -> None:
         raise CheckpointError(str(other[0]) + ".", do="It was left as it is.")
 
 
-def _rename_bad(path: Path) -> None:
-    number = 1
-    while (target := path.with_name(f"{path.name}-bad-{number}")).exists():
-        number += 1
-    path.rename(target)
-    sync_folder(path.parent)
-
-
 def _steps(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints by step number, oldest first."""
     named = [(_WHOLE.fullmatch(path.name), path) for path in _entries(folder)]
@@ -307,7 +309,7 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     with contextlib.suppress(PermissionError):  # alive, and somebody else's
         try:
             os.kill(pid, 0)

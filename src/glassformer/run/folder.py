@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
@@ -35,6 +35,10 @@ from glassformer.run.events import Events, Unwritten
 from glassformer.run.exports import verify_model
 from glassformer.run.sealed import Finding
 from glassformer.units import show_count, show_flops, show_seconds
+
+if TYPE_CHECKING:
+    from glassformer.run.repair import Repaired
+    from glassformer.run.scrub import Scrubbed
 
 RECIPE, MANIFEST, EVENTS, LOCK = "recipe.toml", "manifest.json", "events.jsonl", "run.lock"
 
@@ -216,6 +220,18 @@ class Run:
     def verify(self) -> Findings:
         """Everything wrong with the checkpoints and the finished model, having read every byte."""
         return checkpoints.verify(self.checkpoints) + verify_model(self.model)
+
+    def scrub(self, *, dry_run: bool = False) -> Scrubbed:
+        """Read everything, set damaged checkpoints aside, remove what killed saves left (`scrub.py`)."""
+        from glassformer.run.scrub import scrub
+
+        return scrub(self.path, dry_run=dry_run)
+
+    def repair(self, source: Path | None = None) -> Repaired:
+        """Mend what is damaged, also from `source`, another copy of the run's folder (`repair.py`)."""
+        from glassformer.run.repair import repair
+
+        return repair(self.path, source)
 
     def in_use(self) -> bool:
         """Whether a process holds the lock now."""
