@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import everything, flip, names
 from killed_saver import save
 
 from glassformer.errors import RunError, RunLocked
@@ -19,16 +20,6 @@ from glassformer.run.scrub import scrub
 from glassformer.run.sealed import write_sealed
 
 NEW, OLD = "step-00000200", "step-00000100"
-
-
-def flip(path: Path, place: int = -3) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 0b100
-    path.write_bytes(content)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
 
 
 @pytest.fixture
@@ -44,10 +35,6 @@ def run(tmp_path: Path) -> Run:
     write_sealed(bundle, {"batch": {"ids": torch.arange(5)}}, {"fault.json": b"{}"}, about)
     run.events.close()
     return run
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_whole_run_is_read_and_left_as_it_is(run: Run) -> None:
