@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from killed_saver import in_child, same, save, state_at
+from killed_saver import die_before, in_child, same, save, state_at
 
-from glassformer.run import checkpoints
+from glassformer.run import checkpoints, reserve
 from refusals import obey_modes, out_of_quota
+from small_disk import fill, mounted
 
 
 def said_in_child(folder: Path, work: Callable[[], None]) -> str:
@@ -103,3 +104,30 @@ def test_a_quota_that_is_used_up_costs_the_save_and_never_the_last_good_one(
     assert [listed.kind for listed in checkpoints.list_checkpoints(folder)] == ["checkpoint"]
     save(folder, 3, keep=keep)
     assert newest(folder) == 3
+
+
+@pytest.mark.parametrize(("keep", "held"), [(1, 1.0), (2, 0.0)])
+def test_killed_at_any_operation_of_a_save_on_a_full_disk_there_is_always_a_whole_one(
+    tmp_path: Path, keep: int, held: float
+) -> None:
+    """With one kept, the new one lies in space that was held; with two, the older has to go first."""
+    steps: list[int] = []
+    died = True
+    while died:
+        with mounted(tmp_path / "disk", size="1m") as disk:
+            folder = disk / "checkpoints"
+            for step in (1, 2):
+                save(folder, step, keep=keep)
+            reserve.hold(folder, int(held * reserve.bytes_to_save(state_at(1), {"state.json": b"{}"})))
+            fill(disk)
+
+            def work(folder: Path = folder) -> None:
+                die_before(len(steps), folder)
+                save(folder, 3, keep=keep)
+
+            _, status = os.waitpid(in_child(work), 0)
+            died = os.WIFSIGNALED(status)
+            assert died or status == 0
+            steps.append(newest(folder))
+            assert len([one for one in checkpoints.list_checkpoints(folder) if one.kind == "checkpoint"]) >= 1
+    assert len(steps) >= 15 and steps == sorted(steps) and set(steps) == {2, 3}
