@@ -134,4 +134,6 @@ def test_a_permission_that_is_lost_for_a_while_costs_a_checkpoint_and_not_the_ru
         {"at": "writes: choosing how", "do": "obey"},
     )  # fmt: skip
     assert "step 6" in warning and "Permission denied" in warning
+    report = (module_trainer.folder / "lost" / "report.html").read_text(encoding="utf-8")
+    assert "no checkpoint at step 6" in report
     assert module_trainer.story("lost") == undisturbed

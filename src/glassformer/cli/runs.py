@@ -14,7 +14,7 @@ from glassformer.cli.terminal import ANSWER_IS_NO, counted, document, facts, not
 from glassformer.run.curves import thin
 from glassformer.run.repair import Repaired
 from glassformer.run.repair import repair as repair_run
-from glassformer.run.scrub import Scrubbed
+from glassformer.run.scrub import Scrubbed, run_folders
 from glassformer.run.scrub import scrub as scrub_run
 from glassformer.units import show_bytes
 
@@ -120,8 +120,7 @@ def scrub(*run: Path, dry_run: bool = False, json: bool = False) -> int:
         dry_run: Change nothing, and say what would be done; works beside a run that is training.
         json: One JSON document instead of lines.
     """
-    paths = run or tuple(one.path for one in gf.Run.list(Path("runs")))
-    found = [scrub_run(path, dry_run=dry_run) for path in paths]
+    found = [scrub_run(path, dry_run=dry_run) for path in run or run_folders(Path("runs"))]
     whole = all(one.whole for one in found)
     if json:
         rows = [{**asdict(one), "whole": one.whole} for one in found]
@@ -145,6 +144,8 @@ def _show_scrubbed(one: Scrubbed, dry_run: bool) -> None:
         print(f"  {would}removed: {name}")
     for line in one.torn_lines:
         print(f"  torn by a kill: line {line} of events.jsonl, which readers skip")
+    if one.held_bytes:
+        print(f"  holds {show_bytes(one.held_bytes)} of the disk for its next checkpoints")
     _show_newest(one)
 
 

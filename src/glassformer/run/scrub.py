@@ -78,9 +78,18 @@ def scrub(path: Path, *, dry_run: bool = False) -> Scrubbed:
         return _scrub(path, change=True)
 
 
+def run_folders(root: Path) -> list[Path]:
+    """The run folders directly in `root`, also those that cannot be opened any more."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and is_run(path)) if root.is_dir() else []
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is a run folder. One whose recipe was lost, or cannot be read any more, is one."""
+    return any((path / name).exists() for name in (RECIPE, MANIFEST, EVENTS))
+
+
 def check_is_run(path: Path) -> None:
-    """Refuse what is no run folder. One whose recipe was lost, or cannot be read any more, is one."""
-    if not any((path / name).exists() for name in (RECIPE, MANIFEST, EVENTS)):
+    if not is_run(path):
         raise RunError(
             f"{path} is not a run." if path.exists() else f"There is no run {path}.",
             expected=f"Expected a folder with a {RECIPE}.",
