@@ -7,7 +7,7 @@
     a line of the log  that finds no room gets 64 KiB
     the finished model has all of it
 
-The blocks are real: `fallocate` asks the file system for them and writes nothing, so gigabytes take no time. It is the
+The blocks are real: `fallocate` asks the file system for them and writes nothing, so gigabytes take a moment. It is the
 system's own call, not `posix_fallocate`, which writes into each block where a file system cannot allocate: on one that
 compresses or copies on write this would hold nothing. There `hold` says why, and the space is only checked.
 
