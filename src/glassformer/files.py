@@ -28,7 +28,13 @@ from glassformer.errors import GlassformerError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """`data` as the whole content of `path`, atomically and on the disk when this returns."""
+    """`data` as the whole content of `path`, atomically and on the disk when this returns.
+
+    What has this content already is left alone, and so needs no room on a full disk.
+    """
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == len(data) and path.read_bytes() == data:
+            return
     with replacing(path) as stream:
         stream.write(data)
 

@@ -75,6 +75,21 @@ def aftermath(folder: Path, width: int = 64, **facts: Any) -> dict[str, Any]:
     return row
 
 
+def die_before(number: int, folder: Path) -> None:
+    """From now on this process is killed before the n-th operation on the file system that touches `folder`."""
+    count = 0
+
+    def before(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        kinds = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "open")
+        if (event in kinds and str(folder) in str(arguments[0])) or event == "ctypes.dlsym":
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+
+    sys.addaudithook(before)
+
+
 def boundaries(keep: int, second: int) -> None:
     """With step 100 saved, save `second` and be killed before the n-th operation, for every n."""
     number, died = 0, True
@@ -84,19 +99,7 @@ def boundaries(keep: int, second: int) -> None:
             save(folder, 100, keep)
 
             def work(folder: Path = folder, number: int = number) -> None:
-                count = 0
-
-                def before(event: str, arguments: tuple[Any, ...]) -> None:
-                    nonlocal count
-                    ours = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "open") and str(
-                        folder
-                    ) in str(arguments[0])
-                    if ours or event == "ctypes.dlsym":
-                        if count == number:
-                            os.kill(os.getpid(), signal.SIGKILL)
-                        count += 1
-
-                sys.addaudithook(before)
+                die_before(number, folder)
                 save(folder, second, keep)
 
             _, status = os.waitpid(in_child(work), 0)
@@ -126,7 +129,9 @@ def at_moments(seed: int) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "checkpoints"
         step = 1
+        began = time.perf_counter()
         save(folder, step, 1, 256)
+        one = time.perf_counter() - began  # on a busy machine a save takes longer, and is killed later
         for _ in range(15):
 
             def work(start: int = step) -> None:
@@ -134,7 +139,7 @@ def at_moments(seed: int) -> None:
                     save(folder, later, 1, 256)
 
             pid = in_child(work)
-            delay = chance.uniform(0.0, 0.06)
+            delay = chance.uniform(0.0, max(0.06, 4 * one))
             time.sleep(delay)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

@@ -11,8 +11,10 @@ A plan is what befalls the process, at a moment that is the same every time: `{"
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
 the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
 where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk), `lift` (it may again),
-`memory N` (the process may hold N more bytes than it does), `files N` (it may open N more files than it has), or `shm`
-(there is no room in its /dev/shm). A process that gets SIGPROF runs out of memory wherever it is just then.
+`memory N` (the process may hold N more bytes than it does), `files N` (it may open N more files than it has), `shm`
+(there is no room in its /dev/shm), `obey` (the modes of files count for it, also when it is root's) or `clock N` (the
+day is N seconds later, and the time zone another). A process that gets SIGPROF runs out of memory wherever it is just
+then.
 """
 
 from __future__ import annotations
@@ -26,14 +28,19 @@ import re
 import resource
 import signal
 import sys
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
 
 import glassformer.cli.train
 import glassformer.train.loop  # noqa: F401 # and with it everything a run loads
 from glassformer.cli.main import main
+from refusals import obey_modes
 
 sys.modules["vl_convert"] = None  # type: ignore[assignment] # as without the extra `plots`: reports take no seconds
 
@@ -73,8 +80,29 @@ def happen(deed: str) -> None:
         assert libc.mount(b"none", b"/dev/shm", b"tmpfs", 1, b"size=4k") == 0  # MS_RDONLY
     elif name == "lift":
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    elif name == "obey":
+        obey_modes()
+    elif name == "clock":
+        set_clock(int(number))
     else:
         os.kill(int(number or os.getpid()), signal.Signals[name])
+
+
+def set_clock(seconds: int) -> None:
+    """What the clock says from now on, as far as a run asks it; the machine's own is left alone."""
+
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    true = time.time
+    time.time = lambda: true() + seconds
+    for module in [sys.modules[name] for name in sys.modules if name.startswith("glassformer.")]:
+        if getattr(module, "datetime", None) is datetime:
+            module.datetime = Moved  # type: ignore[attr-defined]
+    os.environ["TZ"] = "Asia/Kathmandu"
+    time.tzset()
 
 
 def no_memory(number: int, frame: object) -> None:

@@ -1,16 +1,22 @@
-"""`glassformer runs list|show|verify|consolidate`: what is on disk."""
+"""`glassformer runs list|show|verify|scrub|repair|consolidate`: what is on disk."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 import glassformer as gf
 from glassformer import charts
 from glassformer.cli.terminal import ANSWER_IS_NO, counted, document, facts, note, sparkline, table
 from glassformer.run.curves import thin
+from glassformer.run.repair import Repaired
+from glassformer.run.repair import repair as repair_run
+from glassformer.run.scrub import Scrubbed, run_folders
+from glassformer.run.scrub import scrub as scrub_run
+from glassformer.units import show_bytes
 
 _LISTED = (
     "run",
@@ -26,7 +32,7 @@ _LISTED = (
 )
 _CURVE_WIDTH = 60
 
-runs = App(name="runs", help="List, show, verify and consolidate runs.")
+runs = App(name="runs", help="List, show, verify, mend and consolidate runs.")
 
 
 @runs.command(name="list")
@@ -103,6 +109,83 @@ def verify(*run: Path, json: bool = False) -> int:
     if damaged:
         note("Training goes on from the newest whole checkpoint by itself. Check the disk and the memory.")
     return ANSWER_IS_NO if damaged else 0
+
+
+@runs.command
+def scrub(*run: Path, dry_run: bool = False, json: bool = False) -> int:
+    """Read every byte of runs, set damaged checkpoints aside and remove what killed saves left.
+
+    Args:
+        run: Folders of runs; without any, all in runs/.
+        dry_run: Change nothing, and say what would be done; works beside a run that is training.
+        json: One JSON document instead of lines.
+    """
+    found = [scrub_run(path, dry_run=dry_run) for path in run or run_folders(Path("runs"))]
+    whole = all(one.whole for one in found)
+    if json:
+        rows = [{**asdict(one), "whole": one.whole} for one in found]
+        document({"whole": whole, "dry_run": dry_run, "runs": rows}, "scrub")
+    for one in found if not json else ():
+        _show_scrubbed(one, dry_run)
+    if not whole:
+        note("Mend what can be mended with: glassformer runs repair RUN --from ANOTHER_COPY")
+    return 0 if whole else ANSWER_IS_NO
+
+
+def _show_scrubbed(one: Scrubbed, dry_run: bool) -> None:
+    would = "would be " if dry_run else ""
+    read = f"{one.num_files:,} files, {show_bytes(one.num_bytes)} read"
+    print(f"{one.run}: {'whole' if one.whole else 'damaged'} ({read})")
+    for finding in one.findings:
+        print(f"  {finding}")
+    for name in one.set_aside:
+        print(f"  {would}set aside: {name}")
+    for name in one.left_overs:
+        print(f"  {would}removed: {name}")
+    for line in one.torn_lines:
+        print(f"  torn by a kill: line {line} of events.jsonl, which readers skip")
+    if one.held_bytes:
+        print(f"  holds {show_bytes(one.held_bytes)} of the disk for its next checkpoints")
+    _show_newest(one)
+
+
+def _show_newest(one: Scrubbed | Repaired) -> None:
+    if one.newest is not None and one.lost_steps:
+        print(f"  goes on from step {one.newest:,}: {one.lost_steps:,} steps lost")
+
+
+@runs.command
+def repair(
+    run: Path, /, *, source: Annotated[Path | None, Parameter(name="--from")] = None, json: bool = False
+) -> int:
+    """Mend what is damaged in a run, to the bit as it was; what was damaged is kept beside.
+
+    Args:
+        run: The folder of the run.
+        source: Another copy of this folder, to take whole files from.
+        json: One JSON document instead of lines.
+    """
+    done = repair_run(run, source)
+    if json:
+        document({**asdict(done), "whole": done.whole}, "repair")
+        return 0 if done.whole else ANSWER_IS_NO
+    print(f"{run}: {'whole' if done.whole else 'still damaged'}")
+    for row in done.mended:
+        kept = f"; the damaged one is {row['kept']}" if row["kept"] else ""
+        print(f"  mended: {row['what']}, {row['how']}{kept}")
+    for name in done.set_aside:
+        print(f"  set aside, could not be mended: {name}")
+    for name in done.left_overs:
+        print(f"  removed: {name}")
+    for finding in done.findings:
+        print(f"  {finding}")
+    _show_newest(done)
+    if not done.whole:
+        note(
+            "Another copy of the run may have what is missing: --from. A finished model is also written anew by the "
+            "same glassformer train command, which trains no step again."
+        )
+    return 0 if done.whole else ANSWER_IS_NO
 
 
 @runs.command

@@ -6,6 +6,7 @@
       step-00000500/
       step-00000450-bad-1/              set aside by a load that found damage; kept for you to look at
       .step-00000600.partial-4711/      a save that was killed; ignored, and removed by the next save
+      .reserved                         disk space for the next saves (`reserve.py`); removed when the run is done
 
 - `save` publishes atomically and thins out old ones only after the new one has been read back and verified.
 - A run whose weights are divided over ranks has `model-rank-00000.safetensors`, ... in place of the two files
@@ -27,8 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glassformer.errors import CheckpointError
+from glassformer.errors import CheckpointError, RunError
 from glassformer.files import remove, restore, sync_folder
+from glassformer.run import reserve
 from glassformer.run.sealed import About, Finding, inspect, read_manifest, write_sealed
 from glassformer.run.tensors import read_parts, read_tensors
 
@@ -89,11 +91,28 @@ def save(
     keep: int = 2,
     keep_every: int | None = None,
 ) -> Path:
-    """Save `step` and thin out: the `keep` newest stay, and every step that is a multiple of `keep_every`."""
-    clean(folder)
+    """Save `step` and thin out: the `keep` newest stay, and every step that is a multiple of `keep_every`.
+
+    Space that is held (`reserve.py`) is given up for it. Where there is no room even so, what would be removed
+    afterwards is removed before, all but the newest whole one.
+    """
     path = folder / f"step-{step:08d}"
-    write_sealed(path, tensors, {STATE: json.dumps(state).encode()}, about(step))
-    _thin_out(folder, step, keep, keep_every)
+    others = {STATE: json.dumps(state).encode()}
+    try:
+        clean(folder)
+        with reserve.given_up(folder, reserve.bytes_to_save(tensors, others)):
+            try:
+                write_sealed(path, tensors, others, about(step))
+            except RunError as error:
+                if not (_is_full(error) and make_room(folder, step, keep, keep_every)):
+                    raise
+                write_sealed(path, tensors, others, about(step))
+            _thin_out(folder, step, keep, keep_every)
+    except OSError as error:  # the folder itself cannot be read or changed
+        raise RunError(
+            f"{path.name} was not saved: {error.strerror or error}: {error.filename}.",
+            do="Mend the disk; the next save tries again.",
+        ) from error
     return path
 
 
@@ -126,7 +145,7 @@ def find_newest(
         found = look(path, about(step))
         if not found:
             for bad in passed_over if set_aside else ():
-                _rename_bad(bad)
+                move_aside(bad)
             return Found(step, path, findings, steps[-1][0] - step)
         _refuse_other_formats(found)
         findings += found
@@ -211,10 +230,20 @@ def clean(folder: Path) -> list[str]:
     removed = []
     for path in _entries(folder):
         named = _PARTIAL.fullmatch(path.name)
-        if named and (int(named[2]) == os.getpid() or not _alive(int(named[2]))):
+        if named and (int(named[2]) == os.getpid() or not is_alive(int(named[2]))):
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)
     return removed
+
+
+def move_aside(path: Path) -> Path:
+    """Rename what is damaged to `NAME-bad-N`, where it is kept to be looked at; returns the new path."""
+    number = 1
+    while (target := path.with_name(f"{path.name}-bad-{number}")).exists():
+        number += 1
+    path.rename(target)
+    sync_folder(path.parent)
+    return target
 
 
 def check_fits(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -294,7 +323,23 @@ def remove_ones(spare: Sequence[Path], found: Sequence[Finding]) -> None:
             do="\nNo older checkpoint was removed. Check the disk and the memory of this machine.",
         )
     for path in spare:
+        with contextlib.suppress(OSError):  # what cannot be removed now, the next save tries again
+            remove(path)
+
+
+def make_room(folder: Path, saving: int, keep: int, keep_every: int | None = None) -> bool:
+    """Remove before a save what it would remove afterwards; never the newest one, nor any if that is not whole."""
+    older = [(step, path) for step, path in _steps(folder) if step != saving]
+    spare = [path for path in spare_ones(folder, saving, keep, keep_every) if path != older[-1][1]]
+    if not spare or inspect(older[-1][1], about(older[-1][0])):
+        return False
+    for path in spare:
         remove(path)
+    return True
+
+
+def _is_full(error: RunError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in reserve.FULL
 
 
 def about(step: int) -> About:
@@ -314,14 +359,6 @@ def _refuse_other_formats(found: list[Finding]) -> None:
         raise CheckpointError(str(other[0]) + ".", do="It was left as it is.")
 
 
-def _rename_bad(path: Path) -> None:
-    number = 1
-    while (target := path.with_name(f"{path.name}-bad-{number}")).exists():
-        number += 1
-    path.rename(target)
-    sync_folder(path.parent)
-
-
 def _steps(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints by step number, oldest first."""
     named = [(_WHOLE.fullmatch(path.name), path) for path in _entries(folder)]
@@ -332,7 +369,7 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     with contextlib.suppress(PermissionError):  # alive, and somebody else's
         try:
             os.kill(pid, 0)

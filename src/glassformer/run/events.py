@@ -7,11 +7,13 @@
 - JSON has no NaN. A float that is not finite is written as the string "NaN", "Infinity" or "-Infinity"
   (as protobuf does); `curve` turns these back into floats.
 - Rows of the `step` kind are left to the system to write out; every other event is forced to the disk.
-- A full disk does not stop a run: lines wait in memory (at most `MOST_WAITING`) for the next append.
+- A full disk does not stop a run: lines get some of the space that the run holds (`reserve.py`); where there is none
+  they wait in memory (at most `MOST_WAITING`) for the next append.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -19,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from glassformer.run import reserve
 
 MEANING = {
     "start": "training begins: recipe, parameters",
@@ -73,7 +77,7 @@ class Events:
             del self._waiting[0]
             self.num_lost += 1
         try:
-            self._write_waiting()
+            self._write_or_make_room()
             if name != "step" and self._handle is not None:
                 os.fsync(self._handle)
         except OSError:
@@ -126,6 +130,16 @@ class Events:
             os.close(self._handle)
             self._handle = None
 
+    def _write_or_make_room(self) -> None:
+        try:
+            self._write_waiting()
+        except OSError as error:
+            checkpoints = self.path.parent / "checkpoints"
+            if error.errno not in reserve.FULL or not reserve.held(checkpoints):
+                raise
+            reserve.give_up(checkpoints, reserve.ONE_LOG_SHARE)
+            self._write_waiting()
+
     def _write_waiting(self) -> None:
         if self._handle is None:
             self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -135,7 +149,7 @@ class Events:
             line = b"\n" + self._waiting[0] if self._torn else self._waiting[0]
             self._torn = os.write(self._handle, line) < len(line)
             if self._torn:
-                raise OSError("the disk took only a part of a line")
+                raise OSError(errno.ENOSPC, "the disk took only a part of a line")
             del self._waiting[0]
 
 

@@ -24,17 +24,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from glassformer.errors import RunError, RunLocked
 from glassformer.files import write_json, write_text
-from glassformer.run import checkpoints
+from glassformer.run import checkpoints, reserve
 from glassformer.run.events import Events, Unwritten
 from glassformer.run.exports import verify_model
 from glassformer.run.sealed import Finding
 from glassformer.units import show_count, show_flops, show_seconds
+
+if TYPE_CHECKING:
+    from glassformer.run.repair import Repaired
+    from glassformer.run.scrub import Scrubbed
 
 RECIPE, MANIFEST, EVENTS, LOCK = "recipe.toml", "manifest.json", "events.jsonl", "run.lock"
 
@@ -88,8 +92,9 @@ class Run:
                         do="Go on with it, begin anew with --fresh, or choose another --run.",
                     )
                 _move_aside(path)
-            write_json(path / MANIFEST, run.manifest)
-            write_text(path / RECIPE, tomli_w.dumps(run.recipe))  # last: a folder with a recipe is a run
+            with _explained(path):
+                write_json(path / MANIFEST, run.manifest)
+                write_text(path / RECIPE, tomli_w.dumps(run.recipe))  # last: a folder with a recipe is a run
         return run
 
     @classmethod
@@ -159,13 +164,8 @@ class Run:
                 self.took_over = _who(handle)
                 message = f"took over the run from {self.took_over}, which ended without letting go of it"
                 self.events.append("warning", message=message)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
             os.truncate(handle, 0)
-            os.pwrite(
-                handle,
-                json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now}).encode(),
-                0,
-            )
+            self._sign(handle)
             try:
                 yield self
             finally:
@@ -173,6 +173,17 @@ class Run:
         finally:
             self.events.close()
             os.close(handle)
+
+    def _sign(self, handle: int) -> None:
+        """Say in the lock whose it is. On a full disk it holds as well unsigned."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        signature = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now}).encode()
+        try:
+            os.pwrite(handle, signature, 0)
+        except OSError:
+            reserve.give_up(self.checkpoints, reserve.ONE_LOG_SHARE)
+            with contextlib.suppress(OSError):
+                os.pwrite(handle, signature, 0)
 
     def rows(self) -> Rows:
         """The loss curve: one row for each step that counts."""
@@ -209,6 +220,18 @@ class Run:
     def verify(self) -> Findings:
         """Everything wrong with the checkpoints and the finished model, having read every byte."""
         return checkpoints.verify(self.checkpoints) + verify_model(self.model)
+
+    def scrub(self, *, dry_run: bool = False) -> Scrubbed:
+        """Read everything, set damaged checkpoints aside, remove what killed saves left (`scrub.py`)."""
+        from glassformer.run.scrub import scrub
+
+        return scrub(self.path, dry_run=dry_run)
+
+    def repair(self, source: Path | None = None) -> Repaired:
+        """Mend what is damaged, also from `source`, another copy of the run's folder (`repair.py`)."""
+        from glassformer.run.repair import repair
+
+        return repair(self.path, source)
 
     def in_use(self) -> bool:
         """Whether a process holds the lock now."""
@@ -264,6 +287,7 @@ def _move_aside(path: Path) -> None:
     while (aside := path / f"before-{number}").exists():
         number += 1
     aside.mkdir()
+    reserve.release(path / "checkpoints")
     for entry in list(path.iterdir()):
         if entry.name != LOCK and not entry.name.startswith("before-"):
             entry.rename(aside / entry.name)

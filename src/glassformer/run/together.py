@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from glassformer.errors import CheckpointError, RunError
-from glassformer.run import checkpoints, shards
+from glassformer.run import checkpoints, reserve, shards
 from glassformer.run.checkpoints import Found
 from glassformer.run.sealed import About, Finding, inspect, nothing_left_of, partial_of, seal
 from glassformer.run.shards import Group, Stems
@@ -42,13 +43,15 @@ def save(
     path = group.tell(lambda: checkpoints.cleaned(folder) / f"step-{step:08d}")
     partial = group.tell(lambda: partial_of(path))
     about = checkpoints.about(step)
-    with nothing_left_of(partial, path):
-        group.tell(lambda: partial.mkdir(parents=True))
-        files = shards.write(partial, path, tensors, copied, group)
-        group.tell(lambda: _publish(partial, path, files, state, about))
-    if spare := group.tell(lambda: checkpoints.spare_ones(path.parent, step, keep)):
-        found = _look(path, about, group)
-        group.tell(lambda: checkpoints.remove_ones(spare, found))
+    need = sum(group.hear(reserve.bytes_to_save(copied)))
+    with reserve.given_up(path.parent, need) if group.rank == 0 else nullcontext():
+        with nothing_left_of(partial, path):
+            group.tell(lambda: partial.mkdir(parents=True))
+            files = shards.write(partial, path, tensors, copied, group)
+            group.tell(lambda: _publish(partial, path, files, state, about))
+        if spare := group.tell(lambda: checkpoints.spare_ones(path.parent, step, keep)):
+            found = _look(path, about, group)
+            group.tell(lambda: checkpoints.remove_ones(spare, found))
     return path
 
 

@@ -76,8 +76,9 @@ def start_from(wanted: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tens
     ours = [
         folder for folder in (path, path / "model") if (model_type(folder) or "").startswith("glassformer")
     ]
-    if path.suffix == ".safetensors" or ours:
-        saved = read_tensors(path if path.suffix == ".safetensors" else ours[0] / WEIGHTS)
+    is_file = path.is_file() and path.suffix != ".gguf"  # what is no .safetensors is refused with a reason
+    if is_file or ours:
+        saved = read_tensors(path if is_file else ours[0] / WEIGHTS)
     elif _is_model(path):
         saved = dict(load(path).model.named_parameters())
     else:

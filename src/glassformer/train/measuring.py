@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from glassformer.run import checkpoints
+from glassformer.run import checkpoints, reserve
 from glassformer.run.report import write_report
 from glassformer.stats import bits_per_byte
 from glassformer.train.meter import joules, matmul_ceiling
@@ -77,6 +77,7 @@ def finish(session: Session, step: int, energy: float | None) -> Iterator[Event]
         return
     weights.settle()
     model.eval()
+    reserve.release(run.checkpoints)
     session.task.save(run.model, model)
     for event in session.task.findings(model):
         yield session.log(event.pop("event"), **event)

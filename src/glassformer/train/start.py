@@ -5,7 +5,9 @@ Everything decided here is written into the run, and a resumed run reads it back
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
@@ -19,7 +21,7 @@ from torch import nn
 from glassformer.errors import RunError
 from glassformer.files import free_bytes
 from glassformer.model import count
-from glassformer.run import checkpoints
+from glassformer.run import checkpoints, reserve
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
@@ -194,17 +196,38 @@ def num_steps(task: Task, step_seconds: float) -> int:
 
 
 def check_space(run: Run, task: Task) -> None:
-    """Two checkpoints must fit on the disk before the first step is spent."""
+    """Two checkpoints and the finished model must fit on the disk before the first step is spent, one when the run goes
+    on; from then on the space is held (`run/reserve.py`)."""
     asked = task.recipe.optimizer.kind
     kind: count.Optimizer = "momentum" if asked == "sgd" else asked
-    total = sum(map(prod, task.shapes.values()))
-    need = 2 * (4 * total + count.optimizer_bytes(task.shapes, kind))
-    free = free_bytes(run.path)
-    if free < need:
+    weights = 4 * sum(map(prod, task.shapes.values()))
+    one = weights + count.optimizer_bytes(task.shapes, kind) + reserve.overhead(3 * len(task.shapes), 3)
+    hold = 2 * one + weights + reserve.overhead(len(task.shapes), 4) + reserve.FOR_THE_LOG
+    folder = run.checkpoints
+    goes_on = any(listed.kind == "checkpoint" for listed in checkpoints.list_checkpoints(folder))
+    free, need = free_bytes(folder) + reserve.held(folder), one if goes_on else hold
+    enough = free >= need
+    why: str | None = os.strerror(errno.ENOSPC)
+    if enough:
+        try:
+            why = reserve.hold(folder, hold)
+        except (
+            OSError
+        ) as error:  # less than the system said, for a quota; or enough to go on, but not for two
+            reserve.take_again(folder)
+            enough, why = goes_on, str(error.strerror)
+    if not enough:
+        what = "a checkpoint needs" if goes_on else "two checkpoints and the finished model need"
         raise RunError(
-            f"{run.path} has {show_bytes(free)} free; two checkpoints of this model need {show_bytes(need)}.",
+            f"{run.path} has {show_bytes(free)} free ({why}); {what} {show_bytes(need)}.",
             do="Free some space, or choose another disk with --run.",
         )
+    if why is not None:
+        message = (
+            f"only {show_bytes(reserve.held(folder))} of the {show_bytes(hold)} for two checkpoints and the model are "
+            f"held ({why}); a disk that others fill costs checkpoints until there is space again"
+        )
+        run.events.append("warning", message=message)
 
 
 def plan_run(recipe: AnyRecipe, base: Path, ranks: int | None = None) -> dict[str, Any]:
