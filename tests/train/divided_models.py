@@ -61,7 +61,9 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
         return {}
     assert gradients.keys() == masters.keys() == named.keys()
     wanted = {name: w.grad for name, w in named.items() if w.grad is not None}
-    least = 1e-3 * max(g.abs().max() for g in wanted.values())  # a bias of keys has a gradient of 0, but for rounding
+    least = 1e-3 * max(
+        g.abs().max() for g in wanted.values()
+    )  # a bias of keys has a gradient of 0, but for rounding
     far = {
         name: float((gradients[name] - g).abs().max() / g.abs().max().clamp(min=least))
         for name, g in wanted.items()
@@ -74,7 +76,8 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
         "length": abs(float(length / wanted_length) - 1),
         "begins alike": same,
         "gathered alike": all(torch.equal(masters[name], w) for name, w in named.items()),
-        "held": sum(w.numel() for w in ranks.mine(weights.masters).values()) / sum(w.numel() for w in named.values()),
+        "held": sum(w.numel() for w in ranks.mine(weights.masters).values())
+        / sum(w.numel() for w in named.values()),
     }
 
 
@@ -91,6 +94,11 @@ def rows(config: ModelConfig) -> dict[str, Tensor]:
         case "encoder" if config.head == "classes":
             return {"ids": ids, "targets": targets[:, 0] % 3, "segments": segments}
         case "encoder":
-            return {"ids": ids, "targets": targets, "places": torch.arange(8).expand(2, 8), "segments": segments}
+            return {
+                "ids": ids,
+                "targets": targets,
+                "places": torch.arange(8).expand(2, 8),
+                "segments": segments,
+            }
         case _:
             return {"ids": ids, "targets": targets, "segments": segments}

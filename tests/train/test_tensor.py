@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from test_ranks import free_port, place
 from trainer import Trainer
 
 SMALL = {"width": 12, "layers": 2, "heads": 4, "head_size": 4, "context": 16, "feedforward": 10}
-ORIGINAL = {"positions": "sinusoidal", "norm": "layernorm", "norm_place": "post", "bias": True, "activation": "relu"}
+ORIGINAL = {
+    "positions": "sinusoidal",
+    "norm": "layernorm",
+    "norm_place": "post",
+    "bias": True,
+    "activation": "relu",
+}
 MODELS: dict[str, dict[str, Any]] = {
     "our own": {},
     "gpt-2": {"positions": "learned", "norm": "layernorm", "bias": True, "activation": "gelu_tanh"},

@@ -146,7 +146,9 @@ class Attention(nn.Module):
         k, v = map(self._split, torch.split(projected, self.sizes[1:], dim=-1))
         return (k if self.k_norm is None else self.k_norm(k)), v
 
-    def project(self, x: Float[Tensor, "batch position width"], rows: slice) -> Float[Tensor, "batch position entries"]:
+    def project(
+        self, x: Float[Tensor, "batch position width"], rows: slice
+    ) -> Float[Tensor, "batch position entries"]:
         """Queries alone, or keys and values alone: cross-attention takes them of two texts."""
         return F.linear(x, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
 

@@ -108,7 +108,9 @@ class Session:
         self.task, self.recipe, self.run, self.ranks = task, task.recipe, run, ranks
         progress("choosing how to use this machine")
         self.begun = ranks.decide(lambda: run.events.last("start"))
-        self.choice, step_seconds = ranks.decide(lambda: start.choose_engine(task, run.events, ranks.data_count))
+        self.choice, step_seconds = ranks.decide(
+            lambda: start.choose_engine(task, run.events, ranks.data_count)
+        )
         progress(f"using {self.choice.name}")
         self.device = torch.device(self.choice.device)
         self.model = ranks.build(task, self.device)

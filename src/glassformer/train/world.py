@@ -99,9 +99,7 @@ def check_division(recipe: AnyRecipe, count: int) -> None:
             f"engine.device '{recipe.engine.device}' is one GPU, but each rank takes that of LOCAL_RANK"
         )
     if problems:
-        raise ConfigError(
-            f"The recipe {recipe.name} cannot be divided over {ranks}:", problems
-        )
+        raise ConfigError(f"The recipe {recipe.name} cannot be divided over {ranks}:", problems)
 
 
 def _undivided(model: ModelConfig | NetworkConfig, tensor: int) -> list[str]:
@@ -109,4 +107,8 @@ def _undivided(model: ModelConfig | NetworkConfig, tensor: int) -> list[str]:
     if not isinstance(model, ModelConfig):
         return ["parallel.tensor divides heads and feed-forward layers, and a plain network has neither"]
     sizes = {"key and value heads": model.num_kv_heads, "model.feedforward": model.ff_width}
-    return [f"parallel.tensor {tensor} does not divide {what} ({size})" for what, size in sizes.items() if size % tensor]
+    return [
+        f"parallel.tensor {tensor} does not divide {what} ({size})"
+        for what, size in sizes.items()
+        if size % tensor
+    ]

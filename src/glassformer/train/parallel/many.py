@@ -145,8 +145,7 @@ class ManyRanks(Ranks):
         return list(orthogonal_parts(matrices, self.mesh, self.parts))
 
     def sum(self, value: Tensor) -> Tensor:
-        if self.mesh.tensor_rank:
-            value.zero_()  # what the first of the tensor group counts
+        value = value / self.mesh.tensor  # the ranks of a tensor group have the same rows
         dist.all_reduce(value)
         return value
 

@@ -63,9 +63,7 @@ class Mesh:
         """Those that hold one copy of the weights together."""
         if 1 in (self.shard, self.tensor):
             return self.along("shard" if self.tensor == 1 else "tensor").get_group()
-        flat = init_device_mesh(
-            self._device, (self.copies, self.parts), mesh_dim_names=("copies", "parts")
-        )
+        flat = init_device_mesh(self._device, (self.copies, self.parts), mesh_dim_names=("copies", "parts"))
         return flat["parts"].get_group()
 
 

@@ -62,7 +62,11 @@ class _Compare:
         targets = targets.flatten()
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
-            hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            hidden, weight, bias = (
+                hidden.to(dtype),
+                weight.to(dtype),
+                None if bias is None else bias.to(dtype),
+            )
         count = (targets != IGNORE).sum().clamp(min=1) if num_targets is None else num_targets
         total: Tensor = _Divided.apply(hidden, weight, bias, targets, self, options)  # type: ignore[no-untyped-call]
         return total / count
@@ -80,7 +84,7 @@ class _Compare:
         grad = (wide - top).exp_()
         sums = torch.cat([grad.sum(-1, True), wide.gather(1, place) * here, wide.sum(-1, True)], dim=1)
         dist.all_reduce(sums, group=self._group)
-        exps, right, every = sums.split(1, dim=1)
+        exps, right, every = torch.split(sums, 1, dim=1)
         lse = top + exps.log()
         loss = lse - (1 - label_smoothing) * right + z_loss * lse.square()
         loss = loss - label_smoothing * every / self._size
@@ -107,7 +111,9 @@ class _Divided(torch.autograd.Function):
         grad_bias = torch.zeros(weight.shape[0], device=hidden.device)
         for start in range(0, hidden.shape[0], size):
             rows = slice(start, start + size)
-            loss, grad = compare.loss_and_gradient(F.linear(hidden[rows], weight, bias), targets[rows], **options)
+            loss, grad = compare.loss_and_gradient(
+                F.linear(hidden[rows], weight, bias), targets[rows], **options
+            )
             total += loss
             if any(ctx.needs_input_grad):
                 torch.mm(grad, weight, out=grad_hidden[rows])
