@@ -14,8 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from glassformer.model.config import ModelConfig
+from glassformer.model.shapes import in_block
 from glassformer.model.stacks import build
 from glassformer.train.config import ParallelConfig
+from glassformer.train.optimizers import each_orthogonal
 from glassformer.train.parallel import vocabulary
 from glassformer.train.parallel.many import ManyRanks
 from glassformer.train.world import World
@@ -36,9 +38,9 @@ def main() -> None:
 
 
 def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
-    """Relative differences: of the loss, of a gradient from its largest entry, and of the gradient's length; and
-    whether the weights it begins with, and those that were handed out, are the same to the bit when they are put
-    together again."""
+    """What a test is to hold: relative differences of the loss, of a gradient from its largest entry, and of the
+    gradient's length; how far Muon's matrices are; and whether the weights it begins with, and those that were handed
+    out, are the same to the bit when they are put together again, by rank 0 or on a disk."""
     model, whole = build(config, seed=3, device="meta"), build(config, seed=3)
     weights, named = ranks.prepare(model, "fp32"), dict(whole.named_parameters())
     begun = ranks.gather(weights.masters)
@@ -57,13 +59,20 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
     length = ranks.norm(weights.gradients)
     gradients = ranks.gather({name: w.grad for name, w in weights.masters.items() if w.grad is not None})
     masters = ranks.gather(weights.masters)
+    saved = ranks.as_saved(weights.masters)
+    held = ranks.mine(ranks.as_held(saved))
+    kept = all(torch.equal(held[name], w) for name, w in ranks.mine(weights.masters).items())
+    natural = {name: ranks.parts.closed(w) for name, w in saved.items()}
+    matrices = {name: w.grad for name, w in weights.masters.items() if w.ndim == 2 and in_block(name)}
+    made = ranks.gather(
+        {name: ranks.orthogonal([grad])[0] for name, grad in matrices.items() if grad is not None}
+    )
     if not ranks.is_first:
         return {}
     assert gradients.keys() == masters.keys() == named.keys()
     wanted = {name: w.grad for name, w in named.items() if w.grad is not None}
-    least = 1e-3 * max(
-        g.abs().max() for g in wanted.values()
-    )  # a bias of keys has a gradient of 0, but for rounding
+    largest = max(g.abs().max() for g in wanted.values())
+    least = 1e-3 * largest  # a bias of keys has a gradient of 0, but for rounding
     far = {
         name: float((gradients[name] - g).abs().max() / g.abs().max().clamp(min=least))
         for name, g in wanted.items()
@@ -75,6 +84,11 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
         "where": max(far, key=lambda name: far[name]),
         "length": abs(float(length / wanted_length) - 1),
         "begins alike": same,
+        "saved alike": kept and all(torch.equal(natural[name], w) for name, w in named.items()),
+        "orthogonal": max(
+            float((made[name].float() - each_orthogonal([gradients[name]])[0].float()).abs().max())
+            for name in made
+        ),
         "gathered alike": all(torch.equal(masters[name], w) for name, w in named.items()),
         "held": sum(w.numel() for w in ranks.mine(weights.masters).values())
         / sum(w.numel() for w in named.values()),

@@ -103,11 +103,11 @@ def one(module_trainer: Trainer) -> Trainer:
         (2, "1", 1, "muon"),
         (2, "all", 1, "adamw"),
         (2, "all", 1, "lion"),
+        (2, "all", 1, "muon"),
         (2, "1", 2, "adamw"),
-        (2, "1", 2, "muon"),
         (4, "1", 1, "adamw"),
         (4, "2", 1, "adamw"),
-        (4, "all", 1, "muon"),
+        (4, "all", 1, "adamw"),
         (4, "1", 2, "adamw"),
         (4, "2", 2, "adamw"),
         (4, "1", 4, "adamw"),
@@ -145,8 +145,8 @@ def test_a_run_goes_from_sharded_to_tensor_parallel_to_one_rank_with_the_same_cu
     sharded = ranks(one, 2, "goes", *PLAIN, "--parallel.shard", "all", deed="SIGTERM", at=at.format(3))
     tensor = ranks(one, 2, "goes", *PLAIN, "--parallel.tensor", "2", deed="SIGTERM", at=at.format(7))
     assert [end.exit for end in (*sharded, *tensor)] == [75] * 4
-    assert one("goes", *PLAIN).exit == 0
-    assert [event["step"] < 11 for event in one.run("goes").events.curve("resumed")] == [True, True]
+    last = one("goes", *PLAIN)
+    assert last.exit == 0 and 3 < tensor[0].all("resumed")[0]["step"] + 1 < last.all("resumed")[0]["step"]
     assert_same_curve(one, "one-adamw", "goes")
 
 
