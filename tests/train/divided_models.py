@@ -32,6 +32,7 @@ def main() -> None:
     for name, values in json.loads(os.environ["MODELS"]).items():
         ranks = ManyRanks(world, ParallelConfig(tensor=world.count), "cpu")
         found[name] = compared(ModelConfig(vocab=31, **values), ranks)
+    found["noise"] = noise(ManyRanks(world, ParallelConfig(tensor=world.count), "cpu"))
     if world.is_first:
         print(json.dumps(found))
     dist.destroy_process_group()
@@ -92,6 +93,26 @@ def compared(config: ModelConfig, ranks: ManyRanks) -> dict[str, Any]:
         "gathered alike": all(torch.equal(masters[name], w) for name, w in named.items()),
         "held": sum(w.numel() for w in ranks.mine(weights.masters).values())
         / sum(w.numel() for w in named.values()),
+    }
+
+
+def noise(ranks: ManyRanks) -> dict[str, bool]:
+    """Whether dropout inside attention differs between two ranks whose heads and tokens are all alike, and what each
+    adds to the stream is nevertheless the same."""
+    config = ModelConfig(vocab=31, width=8, layers=1, heads=4, context=8, dropout=0.5, init="unit")
+    model = build(config)
+    for weight in model.parameters():
+        torch.nn.init.constant_(weight, 0.1)
+    ranks.prepare(model, "fp32")
+    model.use_attention("explicit")
+    seen = {}
+    torch.manual_seed(4)
+    model(torch.zeros(2, 8, dtype=torch.long), see=lambda name, y: seen.setdefault(name, y.detach().clone()))
+    first, second = ranks.hear((seen["blocks.0.attn.z"], seen["blocks.0.resid_post"]))
+    return {
+        "heads differ": not torch.equal(first[0], second[0]),
+        "stream alike": torch.equal(first[1], second[1]),
+        "drops": bool((first[1] != first[1][0, 0]).any()),
     }
 
 

@@ -42,6 +42,7 @@ def test_a_divided_model_has_the_loss_and_the_gradients_of_the_whole_one(trainer
     first, second = (trainer.end(pid, number) for number, pid in enumerate(pids))
     assert (first.exit, second.exit) == (0, 0), first.said + second.said
     (found,) = first.events
+    assert all(found.pop("noise").values())
     assert list(found) == list(MODELS)
     for name, far in found.items():
         assert far["begins alike"] and far["gathered alike"] and far["saved alike"], name
