@@ -131,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(180)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
     yield folder
 
