@@ -26,7 +26,16 @@ from glassformer.train.world import World
 
 SOURCE = Path(gf.__file__).parents[1]
 AT_STEP_5 = 'writes: "event": "step"+"step": 5,'
-PLAIN = ("--model.dropout", "0", "--train.batch", "8", "--train.validation_tokens", "100000")
+PLAIN = (
+    "--model.dropout",
+    "0",
+    "--model.heads",
+    "4",
+    "--train.batch",
+    "8",
+    "--train.validation_tokens",
+    "100000",
+)
 ONE = (*PLAIN, "--train.accumulate", "4")
 TOLERANCE = 2e-6
 """Of losses and gradients, relative: a few units in the last place of float32."""
@@ -88,24 +97,33 @@ def one(module_trainer: Trainer) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("count", "shard", "kind"),
+    ("count", "shard", "tensor", "kind"),
     [
-        (2, "1", "adamw"),
-        (2, "1", "muon"),
-        (2, "all", "adamw"),
-        (2, "all", "lion"),
-        (4, "1", "adamw"),
-        (4, "2", "adamw"),
+        (2, "1", 1, "adamw"),
+        (2, "1", 1, "muon"),
+        (2, "all", 1, "adamw"),
+        (2, "all", 1, "lion"),
+        (2, "all", 1, "muon"),
+        (2, "1", 2, "adamw"),
+        (4, "1", 1, "adamw"),
+        (4, "2", 1, "adamw"),
+        (4, "all", 1, "adamw"),
+        (4, "1", 2, "adamw"),
+        (4, "2", 2, "adamw"),
+        (4, "1", 4, "adamw"),
     ],
 )
 def test_every_mesh_gives_the_curve_of_one_rank_with_more_accumulation(
-    one: Trainer, count: int, shard: str, kind: str
+    one: Trainer, count: int, shard: str, tensor: int, kind: str
 ) -> None:
-    run = f"{count}-{shard}-{kind}"
-    options = ("--train.accumulate", str(4 // count), "--parallel.shard", shard, "--optimizer.kind", kind)
-    ended = ranks(one, count, run, *PLAIN, *options)
+    run = f"{count}-{shard}-{tensor}-{kind}"
+    parallel = ("--parallel.shard", shard, "--parallel.tensor", str(tensor))
+    accumulate = 4 // count if tensor == 1 else 1  # fewer, larger parts: tensor groups exchange in each
+    options = ("--train.accumulate", str(accumulate), "--optimizer.kind", kind)
+    ended = ranks(one, count, run, *PLAIN, *parallel, *options)
     assert [end.exit for end in ended] == [0] * count, ended[0].said
     assert not any(end.events for end in ended[1:])  # rank 0 alone tells
+    assert "Warning" not in ended[0].said
     assert_same_curve(one, f"one-{kind}", run, IN_BFLOAT16 if kind == "muon" else TOLERANCE)
 
 
@@ -121,6 +139,16 @@ def test_a_run_goes_from_one_rank_to_two_and_back_with_the_same_curve_and_order(
     last = one(run, *options)
     assert last.exit == 0 and 3 < stopped[0].all("resumed")[0]["step"] + 1 < last.all("resumed")[0]["step"]
     assert_same_curve(one, "one-adamw", run)
+
+
+def test_a_run_goes_from_sharded_to_tensor_parallel_to_one_rank_with_the_same_curve(one: Trainer) -> None:
+    at = 'writes: "event": "step"+"step": {},'
+    sharded = ranks(one, 2, "goes", *PLAIN, "--parallel.shard", "all", deed="SIGTERM", at=at.format(3))
+    tensor = ranks(one, 2, "goes", *PLAIN, "--parallel.tensor", "2", deed="SIGTERM", at=at.format(7))
+    assert [end.exit for end in (*sharded, *tensor)] == [75] * 4
+    last = one("goes", *PLAIN)
+    assert last.exit == 0 and 3 < tensor[0].all("resumed")[0]["step"] + 1 < last.all("resumed")[0]["step"]
+    assert_same_curve(one, "one-adamw", "goes")
 
 
 def test_the_same_command_with_the_work_divided_otherwise_goes_on_in_the_same_folder(one: Trainer) -> None:
@@ -198,9 +226,29 @@ def test_all_that_is_wrong_with_the_environment_is_told_at_once() -> None:
 
 
 def test_what_needs_whole_matrices_is_not_sharded(one: Trainer) -> None:
-    ended = one("never", "--parallel.shard", "all", "--optimizer.kind", "muon", "--engine.compile", "on")
-    assert ended.exit == 2 and "'muon' needs whole matrices" in ended.said
+    ended = one("never", "--parallel.shard", "all", "--optimizer.kind", "adafactor", "--engine.compile", "on")
+    assert ended.exit == 2 and "'adafactor' needs whole matrices" in ended.said
     assert "engine.compile 'on' has no effect with parallel.shard" in ended.said
+
+
+def test_what_does_not_divide_over_tensor_groups_is_told_at_once(one: Trainer) -> None:
+    options = (
+        "--model.kv_heads",
+        "1",
+        "--model.feedforward",
+        "9",
+        "--train.batch",
+        "6",
+        "--parallel.shard",
+        "4",
+    )
+    ended = one("never", *options, "--parallel.tensor", "2", **place(0, 4, free_port()))
+    assert ended.exit == 2 and "parallel.tensor 2 does not divide key and value heads (1)" in ended.said
+    assert "parallel.tensor 2 does not divide model.feedforward (9)" in ended.said
+    assert "train.batch 6 does not divide over 2 groups of 2 ranks with 2 micro-batches each" in ended.said
+    assert "parallel.shard 4 does not divide 2 groups of 2 ranks" in ended.said
+    alone = one("never", "--parallel.tensor", "2")
+    assert alone.exit == 2 and "parallel.tensor 2 does not divide 1 rank" in alone.said
 
 
 def launched(trainer: Trainer, *command: str, stop: Path | None = None) -> tuple[int, str]:

@@ -63,6 +63,7 @@ WILD = {
     "optimizer.kind": "sgd", "optimizer.learning_rate": 1e30, "schedule.warmup": 0, "train.clip": False,
 }  # fmt: skip
 SHARDED = {"parallel.shard": "all"}
+TENSOR = {"parallel.tensor": 2}
 RUNS: dict[str, tuple[Callable[[Session], None], dict[str, Any]]] = {
     "whole": (nothing, {}),
     "damaged": (damage, {}),
@@ -79,6 +80,9 @@ RUNS: dict[str, tuple[Callable[[Session], None], dict[str, Any]]] = {
     "sharded-once": (spoil_once, SHARDED),
     "sharded-spoiled": (spoil, SHARDED),
     "sharded-spike": (spike, {**SHARDED, "faults.spike": "roll_back"}),
+    "tensor-whole": (nothing, TENSOR),
+    "tensor-damaged": (damage, TENSOR),
+    "tensor-spoiled": (spoil, TENSOR),
 }
 
 
@@ -127,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(180)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
     yield folder
 
@@ -191,6 +195,22 @@ def test_a_spike_in_the_rows_of_one_rank_is_one_of_all(folder: Path, mesh: str) 
     found = Broken(folder / f"{mesh}spike")
     assert [d[:3] for d in found.decisions] == [(61, "loss_spike", "again"), (61, "loss_spike", "skip")]
     assert found.all("fault")[-1]["samples"]
+
+
+def test_what_befalls_one_rank_of_a_tensor_group_is_one_fault_of_all(folder: Path) -> None:
+    assert ends(folder, "tensor-damaged") == ends(folder, "tensor-spoiled") == ("done", "done")
+    damaged, spoiled = Broken(folder / "tensor-damaged"), Broken(folder / "tensor-spoiled")
+    assert [d[:3] for d in damaged.decisions] == [(58, "not_finite", "roll_back")]
+    (fault,) = damaged.all("fault")
+    assert [(row["tensor"], row["rank"]) for row in fault["tensors"]] == [("blocks.0.mlp.up.weight", 1)]
+    assert (fault["place"]["rank"], fault["place"]["place"]) == (
+        0,
+        "blocks.0.mlp_out",
+    )  # where it has it from rank 1
+    assert damaged.story == Broken(folder / "tensor-whole").story
+    assert [d[2:] for d in spoiled.decisions] == [("again", None), ("skip", 50)]
+    last = spoiled.all("fault")[-1]
+    assert last["place"]["sample_id"] == last["sample_ids"][1]  # both have the same rows
 
 
 def test_a_stop_ends_all_ranks_alike_with_a_bundle_that_is_whole(folder: Path) -> None:

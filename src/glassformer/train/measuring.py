@@ -99,7 +99,7 @@ def ceiling(session: Session) -> float:
 
 def _whole(session: Session) -> nn.Module:
     """The model with all its weights, to be looked at; on rank 0."""
-    return session.ranks.whole(session.model, session.weights, lambda: session.task.build(session.device))
+    return session.ranks.whole(session.model, session.weights, session.task.build)
 
 
 @contextlib.contextmanager

@@ -123,8 +123,10 @@ class Ranks:
     def rest(self) -> None:
         """After a pass that no backward pass follows: what was gathered for it is let go of."""
 
-    def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
-        """The model with all its weights, for rank 0 to look at."""
+    def whole(
+        self, model: nn.Module, weights: Weights, build: Callable[[torch.device], nn.Module]
+    ) -> nn.Module:
+        """The model with all its weights, for rank 0 to look at; `build` makes another, where there is none."""
         return model
 
     def wait(self) -> None:

@@ -34,7 +34,8 @@ def restore(session: Session) -> Checkpoint | None:
     if parts and checkpoints.is_divided(kept.path):
         from glassformer.run import shards
 
-        tensors = {**shards.read(kept.path, masters, session.saver.group)}
+        held = shards.read(kept.path, masters, session.saver.group)
+        tensors = {stem: ranks.as_held(named) for stem, named in held.items()}
     else:
         tensors = {stem: ranks.spread(tensors.get(stem, {}), masters) for stem in ("model", "optimizer")}
     session.weights.load(tensors["model"])

@@ -147,6 +147,7 @@ class Saver:
         if not (ranks.is_first or self.divided):
             return Flight(step, began, None)
         tensors: Stems = {"model": masters, "optimizer": state_tensors(session.optimizers, masters)}
+        tensors = {stem: ranks.as_saved(named) for stem, named in tensors.items()}
         copied: Stems = {stem: ranks.mine(named) for stem, named in tensors.items()}
         if self.divided or session.recipe.train.save_beside:
             copied = self._copies.take(copied)

@@ -146,8 +146,7 @@ class ManyRanks(Ranks):
         return list(orthogonal_parts(matrices, self.mesh, self.parts))
 
     def sum(self, value: Tensor) -> Tensor:
-        if self.mesh.tensor_rank:
-            value.zero_()  # what the first of the tensor group counts
+        value = value / self.mesh.tensor  # the ranks of a tensor group have the same rows
         dist.all_reduce(value)
         return value
 
@@ -209,13 +208,15 @@ class ManyRanks(Ranks):
         if self._root is not None:
             self._root.reshard()
 
-    def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
+    def whole(
+        self, model: nn.Module, weights: Weights, build: Callable[[torch.device], nn.Module]
+    ) -> nn.Module:
         if not self.sharded:
             return model
         tensors = self.gather(weights.masters)
         if not self.is_first:
             return model
-        self._copy = self._copy or build()
+        self._copy = self._copy or build(_room_for(weights, self._device))
         with torch.no_grad():
             for name, weight in self._copy.named_parameters():
                 weight.copy_(tensors[name])
@@ -223,6 +224,14 @@ class ManyRanks(Ranks):
 
     def wait(self) -> None:
         self.total(0.0)
+
+
+def _room_for(weights: Weights, device: str) -> torch.device:
+    """Where there is room for a whole copy of them, and as much again to look at it with."""
+    size = sum(weight.numel() * weight.element_size() for weight in weights.masters.values())
+    if device == "cuda" and 2 * size > torch.cuda.mem_get_info()[0]:
+        return torch.device("cpu")
+    return torch.device(device)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

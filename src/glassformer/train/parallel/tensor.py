@@ -73,7 +73,7 @@ def _reorder(found: Divided, name: str, linear: nn.Linear, sizes: Sequence[int],
     """Rows of several matrices, so that each rank's part of all of them is in one piece."""
     if len(sizes) == 1:
         return
-    places = [part.chunk(count) for part in torch.arange(sum(sizes)).split(list(sizes))]
+    places = [part.chunk(count) for part in torch.split(torch.arange(sum(sizes)), list(sizes))]
     order = torch.cat([part[rank] for rank in range(count) for part in places])
     for key, weight in linear.named_parameters():
         weight.data = weight.data[order.to(weight.device)]
@@ -87,8 +87,8 @@ def _own_projection(attention: Attention, mesh: DeviceMesh) -> None:
 
     def project(x: Tensor, rows: slice) -> Tensor:
         all_of_it = DTensor.from_local(x, mesh, [Replicate()], run_check=False)
-        weight, bias = (None if w is None else w.to_local()[rows] for w in (qkv.weight, qkv.bias))
-        return F.linear(all_of_it.to_local(grad_placements=[Partial()]), weight, bias)
+        bias = None if qkv.bias is None else qkv.bias.to_local()[rows]
+        return F.linear(all_of_it.to_local(grad_placements=[Partial()]), qkv.weight.to_local()[rows], bias)
 
     qkv: Any = attention.qkv
     attention.project = project  # type: ignore[method-assign] # for this model

@@ -107,7 +107,7 @@ class Parts:
 
 
 def _piece(value: Tensor, count: int, dim: int, place: int) -> Tensor:
-    """One of `count` parts, as torch cuts them: the first ones as long as each other, the last ones shorter or empty."""
+    """One of `count` parts, as torch cuts them: equally long ones first, the last ones shorter or empty."""
     pieces = value.chunk(count, dim)
     return pieces[place] if place < len(pieces) else value.narrow(dim, 0, 0)
 

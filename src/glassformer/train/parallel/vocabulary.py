@@ -84,7 +84,7 @@ class _Compare:
         grad = (wide - top).exp_()
         sums = torch.cat([grad.sum(-1, True), wide.gather(1, place) * here, wide.sum(-1, True)], dim=1)
         dist.all_reduce(sums, group=self._group)
-        exps, right, every = sums.split(1, dim=1)
+        exps, right, every = torch.split(sums, 1, dim=1)
         lse = top + exps.log()
         loss = lse - (1 - label_smoothing) * right + z_loss * lse.square()
         loss = loss - label_smoothing * every / self._size
