@@ -40,7 +40,7 @@ def build_optimizers(
     if config.kind == "muon":
         hidden = {name: w for name, w in weights.items() if w.ndim == 2 and _is_hidden(name)}
         rest = {name: w for name, w in weights.items() if name not in hidden}
-        adamw = build_optimizers(config.model_copy(update={"kind": "adamw"}), rest)
+        adamw = build_optimizers(config.model_copy(update={"kind": "adamw"}), rest) if rest else []
         if not hidden:  # a model without blocks
             return adamw
         muon = Muon(
