@@ -82,7 +82,7 @@ def training(
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
     with (
-        joined(recipe.parallel, pick_device(recipe.engine.device), progress) as ranks,
+        joined(recipe.parallel, pick_device(recipe.engine.device), progress, run) as ranks,
         Interrupt(stop_after).listening() as interrupt,
     ):
         check_division(recipe, ranks.count)

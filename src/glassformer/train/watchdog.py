@@ -18,18 +18,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple
 from typing import Protocol
 
-from glassformer.errors import GlassformerError, Stopped
+from glassformer.errors import Stopped
+from glassformer.train.attempt import Cause
 
 INTERVAL, GRACE = 0.5, 5.0
 """Seconds between looks; seconds in which a rank may end by itself once the cause is known."""
 _CAUSE, _LEFT = "cause", "left"
-
-
-class RankFailed(GlassformerError):
-    """Another rank ended, and with it the run; nothing saved is lost."""
 
 
 class Store(Protocol):
@@ -42,23 +39,6 @@ class Store(Protocol):
     def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why the ranks end."""
-
-    rank: int
-    what: str
-    exit_code: int
-
-    def error(self) -> GlassformerError:
-        if self.exit_code == Stopped.exit_code:
-            return Stopped(self.what)
-        return RankFailed(
-            f"Rank {self.rank} failed: {self.what.rstrip('.')}.",
-            do="The run ends with it; mend that, and the same command goes on from the last checkpoint.",
-        )
-
-
 class Watchdog:
     """Over one rank. `silence` is how many seconds without a heartbeat make a rank a dead one."""
 
@@ -68,10 +48,10 @@ class Watchdog:
         rank: int,
         count: int,
         silence: float,
-        give_up: Callable[[Cause], None] | None = None,
+        before_the_end: Callable[[Cause], None] = lambda cause: None,
     ) -> None:
         self._store, self._rank, self._next = store, rank, (rank + 1) % count
-        self._silence, self._give_up = silence, give_up or _end
+        self._silence, self._before_the_end = silence, before_the_end
         self._found: Cause | None = None
         self._ended = threading.Event()
         self._seen = threading.Event()
@@ -87,21 +67,16 @@ class Watchdog:
         with contextlib.suppress(RuntimeError):  # the store went first; nobody looks any more
             self._store.set(f"beat/{self._rank}", _LEFT)
 
-    def tell(self, error: BaseException) -> None:
-        """Say that this rank ends because of `error`, unless another said so before."""
-        what = str(error) if isinstance(error, GlassformerError) else f"{type(error).__name__}: {error}"
-        code = error.exit_code if isinstance(error, GlassformerError) else 1
-        self._say(Cause(self._rank, what.strip() or type(error).__name__, code))
+    def tell(self, cause: Cause) -> None:
+        """Say why this rank ends, unless another said so before."""
+        text = json.dumps(astuple(cause))
+        with contextlib.suppress(RuntimeError):  # the store is gone, which the others notice themselves
+            self._store.compare_set(_CAUSE, "", text)
 
     def cause(self, wait: float) -> Cause | None:
         """Which rank ended first, and why; waits for it to be said."""
         self._seen.wait(wait)
         return self._found
-
-    def _say(self, cause: Cause) -> None:
-        text = json.dumps([cause.rank, cause.what, cause.exit_code])
-        with contextlib.suppress(RuntimeError):  # the store is gone, which the others notice themselves
-            self._store.compare_set(_CAUSE, "", text)
 
     def _look(self) -> None:
         beat, silent = "", 0
@@ -114,24 +89,21 @@ class Watchdog:
                 beat = now
                 if silent * INTERVAL > self._silence:
                     what = f"nothing was heard of it for {self._silence:.0f} s"
-                    self._say(Cause(self._next, what, 1))
+                    self.tell(Cause(self._next, what, 1, True))
                 if not self._store.check([_CAUSE]):
                     continue
                 found = Cause(*json.loads(self._store.get(_CAUSE)))
             except RuntimeError:
-                found = Cause(0, "it or the launcher is no longer there", 1)
+                found = Cause(0, "it or the launcher is no longer there", 1, True)
             self._found = found
             self._seen.set()
             if not self._ended.wait(GRACE):
-                self._give_up(found)
+                self._before_the_end(found)
+                _end(found)
             return
 
 
 def _end(cause: Cause) -> None:
-    error = cause.error()
-    print(
-        f"{'stopped' if error.exit_code == Stopped.exit_code else 'error'}: {error}",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(error.exit_code)
+    stopped = cause.exit_code == Stopped.exit_code
+    print(f"{'stopped' if stopped else 'error'}: {cause.error()}", file=sys.stderr, flush=True)
+    os._exit(cause.exit_code)
