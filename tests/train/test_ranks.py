@@ -56,10 +56,6 @@ def ranks(
             plans = ({"at": at, "do": f"{deed} {begun[0][0]}"},)
         pid = trainer.start(run or None, *more, plans=plans, **place(rank, count, port))
         begun.append((pid, trainer.count - 1))
-    if deed == "SIGSTOP":
-        first = trainer.end(*begun[-1])
-        os.kill(begun[0][0], signal.SIGKILL)
-        return [first]
     return [trainer.end(pid, number) for pid, number in reversed(begun)]
 
 
@@ -159,13 +155,6 @@ def test_a_killed_rank_ends_the_others_and_the_same_command_goes_on_to_the_bit(o
     again = ranks(one, 2, "killed", *PLAIN)
     assert [end.exit for end in again] == [0, 0] and again[0].all("resumed")[0]["step"] == 3
     assert one.story("killed") == one.story("undisturbed")
-
-
-def test_a_rank_that_hangs_is_taken_for_dead_after_the_timeout(one: Trainer) -> None:
-    began = time.monotonic()
-    (first,) = ranks(one, 2, "hangs", *PLAIN, "--parallel.timeout", "2", deed="SIGSTOP")
-    assert first.exit == 1 and time.monotonic() - began < 30
-    assert "Rank 1 failed: nothing was heard of it for 2 s" in first.said
 
 
 def test_a_rank_says_in_seconds_what_it_cannot_begin_with(one: Trainer) -> None:

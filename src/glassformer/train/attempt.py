@@ -48,6 +48,8 @@ class Cause:
     exit_code: int
     again: bool
     """Whether to begin again may help: not after a wrong flag, a damaged file or a signal to stop."""
+    hangs: bool = False
+    """It did not end by itself: where all ranks are is worth knowing."""
 
     @classmethod
     def of(cls, error: BaseException, rank: int) -> Cause:
@@ -84,8 +86,8 @@ def spent() -> float:
     with contextlib.suppress(ValueError, OSError, KeyError):
         if BEGUN in os.environ:
             return max(0.0, time.monotonic() - float(os.environ[BEGUN]))
-        if number() and (place := _place()) is not None:
-            return max(0.0, time.time() - (place.parents[1] / "attempt_0").stat().st_mtime)
+        if number() and (here := place()) is not None:
+            return max(0.0, time.time() - (here.parents[1] / "attempt_0").stat().st_mtime)
     return 0.0
 
 
@@ -98,18 +100,18 @@ def made_since(file: Path) -> bool:
 
 def is_launched() -> bool:
     """Whether torch's launcher looks after this process."""
-    return _place() is not None
+    return place() is not None
 
 
 def announce(rank: int) -> None:
     """Tell the launcher which process this rank is. Raises what ended the try before this one for good, where torchrun
     begins ranks again that ended on purpose."""
-    if (place := _place()) is None:
+    if (here := place()) is None:
         return
     with contextlib.suppress(OSError):
-        (place / "pid").write_text(str(os.getpid()), encoding="ascii")
+        (here / "pid").write_text(str(os.getpid()), encoding="ascii")
     if number() and RESTARTS not in os.environ:
-        before = place.parents[1] / f"attempt_{number() - 1}"
+        before = here.parents[1] / f"attempt_{number() - 1}"
         causes = [Cause(**end["cause"]) for end in ends_below(before)]
         if causes and not any(cause.again for cause in causes):
             tell_end(causes[0], rank, None)
@@ -124,9 +126,9 @@ def tell_end(cause: Cause, rank: int, run: Path | None) -> None:
             "rank": rank, "machine": socket.gethostname(), "cause": asdict(cause),
         }
     )  # fmt: skip
-    if (place := _place()) is not None:
+    if (here := place()) is not None:
         with contextlib.suppress(OSError):
-            (place / "end.json").write_text(line, encoding="utf-8")
+            (here / "end.json").write_text(line, encoding="utf-8")
     if run is not None:
         append_end(run, line)
 
@@ -159,8 +161,8 @@ def pids_below(folder: Path) -> list[int]:
     return found
 
 
-def _place() -> Path | None:
-    """This rank's folder at its launcher: RUN_LOG/attempt_N/LOCAL_RANK."""
+def place() -> Path | None:
+    """The folder of this rank at its launcher: RUN_LOG/attempt_N/LOCAL_RANK."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(file).parent if file else None
 

@@ -176,11 +176,12 @@ class Session:
         """One update. Raises Fault, with nothing changed, where the guard refuses it."""
         began, train = time.perf_counter(), self.recipe.train
         self.seed_dropout(step)
-        found = update(
-            self.loss_of, self.weights, self.optimizers, batch,
-            rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
-            check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
-        )  # fmt: skip
+        with self.ranks.step(step):
+            found = update(
+                self.loss_of, self.weights, self.optimizers, batch,
+                rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
+                check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
+            )  # fmt: skip
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
         self.guard.look(step, self.model, batch, self.choice)
         return found

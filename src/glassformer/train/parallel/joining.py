@@ -51,20 +51,20 @@ def joined(
         backend, store=PrefixStore(f"group/{meeting}", store),
         rank=world.rank, world_size=world.count, timeout=_EXCHANGE,
     )  # fmt: skip
+    watch = store.clone()  # type: ignore[attr-defined] # torch's stubs lack it
+    watch.set_timeout(timedelta(seconds=max(5.0, config.timeout)))  # rank 0 may keep it, and hang
     watchdog = Watchdog(
-        PrefixStore(
-            f"watch/{meeting}",
-            store.clone(),  # type: ignore[attr-defined] # torch's stubs lack it
-        ),
+        PrefixStore(f"watch/{meeting}", watch),
         world.rank,
         world.count,
         config.timeout,
+        run=run,
         before_the_end=lambda cause: attempt.tell_end(cause, world.rank, run),
     )
     watchdog.start()
     try:
         with _ending(world.rank, run, lambda error: _cause_of(error, world.rank, watchdog)):
-            yield ManyRanks(world, config, device)
+            yield ManyRanks(world, config, device, watchdog)
     finally:
         watchdog.stop()
         with contextlib.suppress(RuntimeError):  # of a group whose other end is gone

@@ -19,6 +19,7 @@ small change of words goes over gloo on the CPU, also where gradients go over NC
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ from glassformer.model.transformer import Transformer
 from glassformer.train.config import ParallelConfig
 from glassformer.train.ranks import Named, Ranks
 from glassformer.train.task import Batch
+from glassformer.train.watchdog import Watchdog
 from glassformer.train.weights import Weights
 from glassformer.train.world import World
 
@@ -49,8 +51,11 @@ _BUCKET = 2**23
 class ManyRanks(Ranks):
     """One of several ranks, in torch's default process group."""
 
-    def __init__(self, world: World, config: ParallelConfig, device: str) -> None:
+    def __init__(
+        self, world: World, config: ParallelConfig, device: str, watchdog: Watchdog | None = None
+    ) -> None:
         self.rank, self.count, self._device = world.rank, world.count, device
+        self._watchdog, self._step = watchdog, 0
         self._shard = world.count if config.shard == "all" else config.shard
         self.sharded = self._shard > 1
         self._root: FSDPModule | None = None
@@ -99,7 +104,22 @@ class ManyRanks(Ranks):
                 module.set_force_sum_reduction_for_comms(True)
         return Weights(model, "fp32")  # FSDP2 keeps float32 masters itself, and gathers what is computed with
 
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        self._step = step
+        self._at("its part", 2.0 if self.sharded else 1.0)  # sharded, it waits for others all the time
+        try:
+            yield
+        finally:
+            if self._watchdog:
+                self._watchdog.at_rest()
+
+    def _at(self, part: str, patience: float) -> None:
+        if self._watchdog:
+            self._watchdog.at(part, self._step, patience)
+
     def sum_gradients(self, weights: Weights) -> None:
+        self._at("the exchange", 2.0)
         if self.sharded:
             return  # FSDP2 summed them in the backward pass
         for bucket in _buckets(weights.gradients):

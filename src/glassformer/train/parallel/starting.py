@@ -96,6 +96,9 @@ def _one_life(count: int, arguments: Sequence[str], said: Path, run: Path | None
 
 def why(codes: Mapping[int, int], causes: Sequence[Cause]) -> Cause:
     """The one cause of what the ranks exited with and what they said."""
+    for cause in sorted(causes, key=lambda cause: -len(cause.what)):
+        if cause.hangs:  # it was killed for that
+            return cause
     for rank, code in sorted(codes.items()):
         if code < 0 and code != -signal.SIGTERM:  # which is the launcher's, to those that were left
             return Cause(rank, f"it was killed by {signal.Signals(-code).name}", 1, True)
