@@ -42,6 +42,7 @@ def train(
     fresh: bool = False,
     init_from: Path | None = None,
     accept_data: bool = False,
+    accept_crashes: bool = False,
     stop_after: str | None = None,
     track: str | None = None,
     threads: int | None = None,
@@ -62,6 +63,7 @@ def train(
         init_from: Start from these weights: a run, a model folder (Hugging Face's too), a .gguf or a .safetensors
             file. For texts of your own, model and tokenizer are those of that model.
         accept_data: Go on although the text changed since the run began; this is recorded.
+        accept_crashes: Go on although the run crashed again and again at the same place; this is recorded.
         stop_after: Stop after this long (90s, 55m, 2h) with everything saved; exit code 75.
         track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
         threads: Threads to compute with; as many as there are cores.
@@ -117,6 +119,7 @@ def train(
                 fresh=fresh,
                 init_from=init_from,
                 accept_data=accept_data,
+                accept_crashes=accept_crashes and not attempt.number(),
                 stop_after=seconds,
                 progress=progress.message,
             ):

@@ -57,6 +57,10 @@ class Ranks:
         """In it, a step is computed: who takes too long is noticed."""
         yield
 
+    def noted(self, step: int, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Events about the ranks themselves, by name, after `step` steps; looked for every so many."""
+        yield from ()
+
     def sum_gradients(self, weights: Weights) -> None:
         """The gradient of the batch from that of each rank's rows."""
 

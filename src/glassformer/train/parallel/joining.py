@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from glassformer.errors import UsageError
 from glassformer.train import attempt
 from glassformer.train.attempt import Cause
 from glassformer.train.config import ParallelConfig
@@ -44,13 +46,7 @@ def joined(
         return
     with _ending(world.rank, run, lambda error: Cause.of(error, world.rank)):
         store, meeting = meet(world, config.timeout, say, lambda seconds: _store(world, seconds))
-    if device == "cuda":
-        torch.cuda.set_device(world.local_rank)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, store=PrefixStore(f"group/{meeting}", store),
-        rank=world.rank, world_size=world.count, timeout=_EXCHANGE,
-    )  # fmt: skip
+        _connect(world, device, PrefixStore(f"group/{meeting}", store))
     watch = store.clone()  # type: ignore[attr-defined] # torch's stubs lack it
     watch.set_timeout(timedelta(seconds=max(5.0, config.timeout)))  # rank 0 may keep it, and hang
     watchdog = Watchdog(
@@ -93,6 +89,24 @@ def _store(world: World, seconds: float) -> TCPStore:
         world.host, world.port, world.count, world.is_first and not world.launched,
         timeout=timedelta(seconds=seconds), wait_for_workers=False,
     )  # fmt: skip
+
+
+def _connect(world: World, device: str, store: PrefixStore) -> None:
+    """Become one group. UsageError where the ranks met, but their network does not carry what they exchange."""
+    if device == "cuda":
+        torch.cuda.set_device(world.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    try:
+        dist.init_process_group(
+            backend, store=store, rank=world.rank, world_size=world.count, timeout=_EXCHANGE
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"Rank {world.rank} met the others, but cannot connect to them: {str(error).splitlines()[0][:200]}",
+            expected=f"Expected {socket.gethostname()}, this machine's name, to be an address that all ranks reach.",
+            do="GLOO_SOCKET_IFNAME (between GPUs, NCCL_SOCKET_IFNAME as well) names the network to use: lo on one "
+            "machine.",
+        ) from error
 
 
 def _cause_of(error: BaseException, rank: int, watchdog: Watchdog) -> Cause:

@@ -20,6 +20,8 @@ small change of words goes over gloo on the CPU, also where gradients go over NC
 from __future__ import annotations
 
 import contextlib
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -37,6 +39,7 @@ from glassformer.model.count import Precision
 from glassformer.model.transformer import Transformer
 from glassformer.train.config import ParallelConfig
 from glassformer.train.ranks import Named, Ranks
+from glassformer.train.stragglers import Stragglers
 from glassformer.train.task import Batch
 from glassformer.train.watchdog import Watchdog
 from glassformer.train.weights import Weights
@@ -56,6 +59,8 @@ class ManyRanks(Ranks):
     ) -> None:
         self.rank, self.count, self._device = world.rank, world.count, device
         self._watchdog, self._step = watchdog, 0
+        self._clock = _DeviceClock() if device == "cuda" else _Clock()
+        self._stragglers = Stragglers(lambda: self.hear(socket.gethostname()))
         self._shard = world.count if config.shard == "all" else config.shard
         self.sharded = self._shard > 1
         self._root: FSDPModule | None = None
@@ -107,18 +112,32 @@ class ManyRanks(Ranks):
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
         self._step = step
+        self._clock.begin()
         self._at("its part", 2.0 if self.sharded else 1.0)  # sharded, it waits for others all the time
         try:
             yield
         finally:
             if self._watchdog:
                 self._watchdog.at_rest()
+        if not self.sharded:  # there, a rank's own part is full of exchanges
+            self._stragglers.add(*self._clock.read())
+
+    def noted(self, step: int, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from self._stragglers.look(step, every, self._each)
+
+    def _each(self, *numbers: float) -> list[list[float]]:
+        """The numbers of each rank, by rank."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        heard = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(heard, mine)
+        return [part.tolist() for part in heard]
 
     def _at(self, part: str, patience: float) -> None:
         if self._watchdog:
             self._watchdog.at(part, self._step, patience)
 
     def sum_gradients(self, weights: Weights) -> None:
+        self._clock.split()
         self._at("the exchange", 2.0)
         if self.sharded:
             return  # FSDP2 summed them in the backward pass
@@ -216,6 +235,35 @@ class ManyRanks(Ranks):
             both = init_device_mesh(self._device, sizes, mesh_dim_names=names)
             self._made = both if sizes[0] > 1 else both["shard"]
         return self._made
+
+
+class _Clock:
+    """Seconds of a rank's own part of a step, and of the whole step."""
+
+    def begin(self) -> None:
+        self._began = self._ready = time.perf_counter()
+
+    def split(self) -> None:
+        self._ready = time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        return self._ready - self._began, time.perf_counter() - self._began
+
+
+class _DeviceClock(_Clock):
+    """The same where the work is queued for a device: marks in its queue, read when the step has waited for it."""
+
+    def begin(self) -> None:
+        super().begin()
+        self._marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self._marks[0].record()
+
+    def split(self) -> None:
+        self._marks[1].record()
+
+    def read(self) -> tuple[float, float]:
+        self._marks[1].synchronize()
+        return self._marks[0].elapsed_time(self._marks[1]) / 1000, super().read()[1]
 
 
 class _Rows:

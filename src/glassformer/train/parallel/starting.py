@@ -104,7 +104,7 @@ def why(codes: Mapping[int, int], causes: Sequence[Cause]) -> Cause:
             return Cause(rank, f"it was killed by {signal.Signals(-code).name}", 1, True)
     if set(codes.values()) == {-signal.SIGTERM}:
         return Cause(min(codes), "it was terminated before it could save", 128 + signal.SIGTERM, False)
-    worth = sorted(causes, key=lambda cause: (not cause.again, cause.rank < 0))
+    worth = sorted(causes, key=lambda cause: (cause.rank < 0, not cause.again))
     if worth and worth[0].again:
         return worth[0]
     if len(causes) < sum(code == 1 for code in codes.values()):
