@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -73,11 +75,12 @@ def _ending(rank: int, run: Path | None, why: Callable[[BaseException], Cause]) 
     try:
         yield
     except BaseException as error:
-        cause = why(error)
-        told = error if cause.rank == rank else cause.error()
-        attempt.tell_end(cause, rank, run)
-        if attempt.is_launched():
-            get_error_handler().record_exception(told)  # torchrun's summary shows the first
+        with _undisturbed():
+            cause = why(error)
+            told = error if cause.rank == rank else cause.error()
+            attempt.tell_end(cause, rank, run)
+            if attempt.is_launched():
+                get_error_handler().record_exception(told)  # torchrun's summary shows the first
         if told is error:
             raise
         raise told from error
@@ -89,6 +92,19 @@ def _store(world: World, seconds: float) -> TCPStore:
         world.host, world.port, world.count, world.is_first and not world.launched,
         timeout=timedelta(seconds=seconds), wait_for_workers=False,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A launcher terminates those that are left at once; they take the seconds that it takes to say why they end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(world: World, device: str, store: PrefixStore) -> None:

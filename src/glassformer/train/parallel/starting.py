@@ -107,7 +107,8 @@ def why(codes: Mapping[int, int], causes: Sequence[Cause]) -> Cause:
     worth = sorted(causes, key=lambda cause: (cause.rank < 0, not cause.again))
     if worth and worth[0].again:
         return worth[0]
-    if len(causes) < sum(code == 1 for code in codes.values()):
+    silent = sum(code in (1, Stopped.exit_code) for code in codes.values()) - len(causes)
+    if silent > 0 and 1 in codes.values():
         rank = min(rank for rank, code in codes.items() if code == 1)
         return Cause(rank, "it ended before it could say why", 1, True)
     if worth:
