@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ranks import ranks
+from test_ranks import free_port, place, ranks
 from trainer import Trainer
 
 import glassformer as gf
@@ -91,17 +91,27 @@ def assert_the_same_command_ends_the_same(trainer: Trainer, run: str) -> None:
     assert trainer.story(run) == trainer.story("undisturbed")
 
 
-def test_when_a_rank_is_killed_all_begin_again_to_the_bit_and_ctrl_c_twice_ends_them_at_once(
+def test_when_a_rank_is_killed_all_begin_again_to_the_bit_and_when_the_launcher_is_they_end(
     whole: Trainer,
 ) -> None:
     command = ("glassformer", "train", "tiny.toml", "--fresh", "--ranks", "2")
-    deeds = ((15, sends(signal.SIGKILL, 0)), (35, twice))
+    left: list[int] = []
+
+    def kill_the_launcher(pids: dict[int, int]) -> None:
+        left.extend(pids.pop(rank) for rank in (0, 1))
+        os.kill(pids[-1], signal.SIGKILL)
+
+    deeds = ((15, sends(signal.SIGKILL, 0)), (35, kill_the_launcher))
     code, said = launched(whole, "killed", *command, deeds=deeds)
     assert (
         "Rank 0 was killed by SIGKILL: all ranks begin again from the last checkpoint (restart 1 of 3)"
         in said
     )
-    assert code == 130 and "restart 2" not in said and "Traceback" not in said, said
+    assert code == -signal.SIGKILL and "restart 2" not in said and "Traceback" not in said, said
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in left):
+        assert time.monotonic() < end
+        time.sleep(0.1)
     events = list(whole.run("killed").events.read())
     assert [e["step"] for e in events if e["event"] == "resumed"] == [10]
     (crash,) = [e for e in events if e["event"] == "crash"]
@@ -123,10 +133,24 @@ def test_torchrun_begins_again_after_a_crash_and_not_after_a_stop(whole: Trainer
     assert_the_same_command_ends_the_same(whole, "torchrun")
 
 
-def test_a_signal_to_the_launcher_of_one_process_stops_it_with_everything_saved(trainer: Trainer) -> None:
-    command = ("glassformer", "train", "tiny.toml", "--restarts", "1")
-    code, said = launched(trainer, "alone", *command, deeds=((15, sends(signal.SIGTERM, -1)),))
-    assert code == 75 and "SIGTERM was received" in said and "restart" not in said, said
+@pytest.mark.parametrize(("deed", "ends"), [(sends(signal.SIGTERM, -1), 75), (twice, 130)])
+def test_a_signal_to_the_launcher_of_one_process_stops_it_saved_and_ctrl_c_twice_at_once(
+    trainer: Trainer, deed: Deed, ends: int
+) -> None:
+    code, said = launched(
+        trainer, "alone", "glassformer", "train", "tiny.toml", "--restarts", "1", deeds=((15, deed),)
+    )
+    assert code == ends and "restart" not in said and "Traceback" not in said, said
+    assert trainer.run("alone").verify() == []
+
+
+def test_ctrl_c_twice_at_one_rank_ends_all_at_once_and_what_was_saved_is_whole(whole: Trainer) -> None:
+    port, moments = free_port(), ("optimizer", "manifest")
+    plans = tuple({"at": f"asks: open+.step-00000020+{moment}", "do": "SIGINT"} for moment in moments)
+    second = whole.start("twice", *QUICK, **place(1, 2, port)), whole.count - 1
+    first = whole.start("twice", *QUICK, plans=plans, **place(0, 2, port)), whole.count - 1
+    assert [whole.end(*first).exit, whole.end(*second).exit] == [130, 130]
+    assert_the_same_command_ends_the_same(whole, "twice")
 
 
 def test_what_is_begun_again_is_decided_by_all_that_ended() -> None:

@@ -30,6 +30,7 @@ from glassformer.train import attempt
 _WAIT = 2.0
 """Seconds that a rank has to write its stacks."""
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
+_NOWHERE = Path(os.devnull)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -79,9 +80,8 @@ class Stacks:
     """Those of this process, as long as it is open."""
 
     def __init__(self) -> None:
-        folder = attempt.place() or Path(tempfile.gettempdir())
-        self._path = folder / f"glassformer-stacks-{os.getpid()}.txt"
-        self._file = self._path.open("w+", encoding="utf-8")
+        handle, path = _a_file()
+        self._path, self._file = Path(path), os.fdopen(handle, "w+", encoding="utf-8")
         faulthandler.register(signal.SIGQUIT, file=self._file, all_threads=True, chain=False)
         self.place = Place(
             socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), str(self._path)
@@ -96,8 +96,15 @@ class Stacks:
     def close(self) -> None:
         faulthandler.unregister(signal.SIGQUIT)
         self._file.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        if self._path != _NOWHERE:
+            self._path.unlink(missing_ok=True)
+
+
+def _a_file() -> tuple[int, str]:
+    try:
+        return tempfile.mkstemp(prefix="glassformer-stacks-", suffix=".txt", dir=attempt.place())
+    except OSError:  # no room, or no place where this user may write
+        return os.open(_NOWHERE, os.O_RDWR), str(_NOWHERE)
 
 
 def keep(text: str, rank: int, run: Path | None) -> None:
