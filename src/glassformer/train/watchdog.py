@@ -22,6 +22,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -64,6 +65,7 @@ class Watchdog:
         self._silence, self._run, self._before_the_end = silence, run, before_the_end
         self._at: tuple[str, int, float] | None = None
         self._found: Cause | None = None
+        self._told = False
         self._ended = threading.Event()
         self._seen = threading.Event()
         self._stacks = Stacks()
@@ -81,6 +83,8 @@ class Watchdog:
         self._thread.join(2 * INTERVAL)
         with contextlib.suppress(RuntimeError):  # the store went first; nobody looks any more
             self._store.set(f"beat/{self._rank}", _LEFT)
+        if self._told and not attempt.is_launched():
+            time.sleep(2 * INTERVAL)  # the store may go with this rank: the others read first why
         self._stacks.close()
 
     def at(self, part: str, step: int, patience: float = 1.0) -> None:
@@ -93,6 +97,7 @@ class Watchdog:
 
     def tell(self, cause: Cause) -> None:
         """Say why this rank ends, unless another said so before."""
+        self._told = True
         text = json.dumps(astuple(cause))
         with contextlib.suppress(RuntimeError):  # the store is gone, which the others notice themselves
             self._store.compare_set(_CAUSE, "", text)
