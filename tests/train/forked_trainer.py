@@ -14,7 +14,8 @@ where another process gets it, `limit N` (no file may grow beyond N bytes, as on
 `memory N` (the process may hold N more bytes than it does), `files N` (it may open N more files than it has), `shm`
 (there is no room in its /dev/shm), `obey` (the modes of files count for it, also when it is root's) or `clock N` (the
 day is N seconds later, and the time zone another). A process that gets SIGPROF runs out of memory wherever it is just
-then.
+then; with SIGVTALRM its next step never comes back from a call of C, and with SIGXCPU it does so without letting go of
+the interpreter's lock. With SIGWINCH every step from then on takes 0.1 s longer.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
 
 import glassformer.cli.train
-import glassformer.train.loop  # noqa: F401 # and with it everything a run loads
+import glassformer.train.loop  # and with it everything a run loads
 from glassformer.cli.main import main
 from refusals import obey_modes
 
@@ -109,6 +110,27 @@ def no_memory(number: int, frame: object) -> None:
     raise MemoryError("not even 3 bytes")
 
 
+def hang(number: int, frame: object) -> None:
+    library = ctypes.PyDLL(None) if number == signal.SIGXCPU else ctypes.CDLL(None)
+
+    def stuck(*given: Any, **named: Any) -> None:
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):  # the second never comes back
+            library.pthread_mutex_lock(mutex)
+
+    glassformer.train.loop.update = stuck  # type: ignore[assignment] # a bug in a library
+
+
+def slow_down(number: int, frame: object) -> None:
+    whole = glassformer.train.loop.update
+
+    def slow(*given: Any, **named: Any) -> Any:
+        time.sleep(0.1)
+        return whole(*given, **named)
+
+    glassformer.train.loop.update = slow  # a core that is shared, a fan that is broken
+
+
 class Watched(io.TextIOWrapper):
     """A standard stream whose every write is a moment."""
 
@@ -126,6 +148,9 @@ class Watched(io.TextIOWrapper):
 def work(request: dict[str, Any]) -> None:
     plans = Plans(request["plans"])
     signal.signal(signal.SIGPROF, no_memory)
+    signal.signal(signal.SIGWINCH, slow_down)
+    for number in (signal.SIGVTALRM, signal.SIGXCPU):
+        signal.signal(number, hang)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     sys.stdout, sys.stderr = Watched(request["out"], plans), Watched(request["err"], plans)

@@ -41,6 +41,10 @@ MEANING = {
     "training waited for it)",
     "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
+    "crash": "the process before ended without a save: step (the last that is known), rank, machine, what, at (when), "
+    "ends (so many lines of faults/ends.jsonl are accounted for)",
+    "ranks": "a rank holds the others up, or a look at their speed from time to time: step, slowest (a rank), machine, "
+    "seconds (its own part of a step), others (theirs), step_seconds, ratio, share, slow",
     "fault": "an update that was refused, or noted: step, kind, loss, grad_norm, usual, decision, step_back, blamed (a "
     "step), sample_ids, place, tensors, samples, ranks, verified, bundle, message",
     "memory": "a step did not fit into memory and is computed in smaller micro-batches from now on: step, rank, error, "

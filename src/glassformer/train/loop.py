@@ -24,7 +24,7 @@ from glassformer.errors import Stopped
 from glassformer.run import checkpoints
 from glassformer.run.folder import Run
 from glassformer.seeds import derive
-from glassformer.train import measuring, start
+from glassformer.train import brake, measuring, start
 from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
 from glassformer.train.copies import Copies
 from glassformer.train.engine import pick_device, threads_of
@@ -80,6 +80,7 @@ def training(
     fresh: bool = False,
     init_from: Path | None = None,
     accept_data: bool = False,
+    accept_crashes: bool = False,
     stop_after: float | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Event]:
@@ -88,7 +89,7 @@ def training(
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
     with (
-        joined(recipe.parallel, pick_device(recipe.engine.device), progress) as ranks,
+        joined(recipe.parallel, pick_device(recipe.engine.device), progress, run) as ranks,
         Interrupt(stop_after).listening() as interrupt,
     ):
         check_division(recipe, ranks.count)
@@ -101,6 +102,8 @@ def training(
                 folder = Run.unwritten(run, recipe.resolved())
         lock = folder.lock() if ranks.is_first else contextlib.nullcontext()
         with lock, explained(task, ranks.data_count) as begun:
+            if ranks.is_first:
+                yield from brake.hold(folder, recipe.faults, accept_crashes)
             session = Session(task, folder, tell, ranks)
             begun.append(session)
             with threads_of(session.choice), session.saver:
@@ -166,6 +169,8 @@ class Session:
             last = done == self.num_steps
             yield from self.parts.told()
             yield from self._noted()
+            for name, fields in self.ranks.noted(done, train.log_every):
+                yield self.log(name, **fields)
             if found and (last or step == 0 or done % train.log_every == 0):
                 yield self.log(
                     "step", step=done, loss=found.loss, grad_norm=found.grad_norm,
@@ -198,12 +203,13 @@ class Session:
         began, train = time.perf_counter(), self.recipe.train
         self.replay.before(step, batch)
         self.seed_dropout(step)
-        found = update(
-            self.loss_of, self.weights, self.optimizers, batch,
-            rate=rate, clip=train.clip, device=self.device, fit=lambda compute: self.parts.fit(compute, step),
-            check=lambda found: self._check(step, found), first=self.replay.note,
-            ranks=self.ranks,
-        )  # fmt: skip
+        with self.ranks.step(step):
+            found = update(
+                self.loss_of, self.weights, self.optimizers, batch,
+                rate=rate, clip=train.clip, device=self.device,
+                fit=lambda compute: self.parts.fit(compute, step),
+                check=lambda found: self._check(step, found), first=self.replay.note, ranks=self.ranks,
+            )  # fmt: skip
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
         self.guard.look(step, self.model, batch, self.choice)
         return found

@@ -6,6 +6,7 @@ comes next (a fault, a signal, the end) is itself agreed on: `agree`, `anywhere`
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -59,6 +60,15 @@ class Ranks:
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         """The model's weights as this rank holds them."""
         return Weights(model, precision)
+
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """In it, a step is computed: who takes too long is noticed."""
+        yield
+
+    def noted(self, step: int, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Events about the ranks themselves, by name, after `step` steps; looked for every so many."""
+        yield from ()
 
     def sum_gradients(self, weights: Weights) -> None:
         """The gradient of the batch from that of each rank's rows."""

@@ -21,6 +21,9 @@ small change of words goes over gloo on the CPU, also where gradients go over NC
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -42,7 +45,9 @@ from glassformer.train.parallel.mesh import Ids, Mesh, Rows
 from glassformer.train.parallel.tensor import Divided, divide
 from glassformer.train.parallel.tensors import Parts
 from glassformer.train.ranks import Named, Ranks
+from glassformer.train.stragglers import Stragglers
 from glassformer.train.task import Batch, Task
+from glassformer.train.watchdog import Watchdog
 from glassformer.train.weights import Weights
 from glassformer.train.world import World
 
@@ -55,9 +60,14 @@ _BUCKET = 2**23
 class ManyRanks(Ranks):
     """One of several ranks, in torch's default process group."""
 
-    def __init__(self, world: World, config: ParallelConfig, device: str) -> None:
+    def __init__(
+        self, world: World, config: ParallelConfig, device: str, watchdog: Watchdog | None = None
+    ) -> None:
         self.mesh = Mesh(world, config, device)
         self.rank, self.count, self._device = world.rank, world.count, device
+        self._watchdog, self._step = watchdog, 0
+        self._clock = _DeviceClock() if device == "cuda" else _Clock()
+        self._stragglers = Stragglers(lambda: self.hear(socket.gethostname()))
         self.data_rank, self.data_count = self.mesh.data_rank, self.mesh.data_count
         self.sharded = self.mesh.parts > 1
         self.part, self.copies = self.mesh.part, self.mesh.copies
@@ -116,9 +126,38 @@ class ManyRanks(Ranks):
             self.parts.fill(model, self._device)
         return Weights(model, "fp32")  # FSDP2 keeps float32 masters itself, and gathers what is computed with
 
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        self._step = step
+        self._clock.begin()
+        self._at("its part", 2.0 if self.sharded else 1.0)  # sharded, it waits for others all the time
+        try:
+            yield
+        finally:
+            if self._watchdog:
+                self._watchdog.at_rest()
+        if not self.sharded:  # there, a rank's own part is full of exchanges
+            self._stragglers.add(*self._clock.read())
+
+    def noted(self, step: int, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from self._stragglers.look(step, every, self._each)
+
+    def _each(self, *numbers: float) -> list[list[float]]:
+        """The numbers of each rank, by rank."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        heard = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(heard, mine)
+        return [part.tolist() for part in heard]
+
+    def _at(self, part: str, patience: float) -> None:
+        if self._watchdog:
+            self._watchdog.at(part, self._step, patience)
+
     def sum_gradients(self, weights: Weights) -> None:
         """Of copies, all; of divided weights, what FSDP2 did not sum in the backward pass: each rank of a tensor group
         has seen its own heads."""
+        self._clock.split()
+        self._at("the exchange", 2.0)
         gradients, group = weights.gradients, None
         if self.sharded:
             named = self.mine({name: weights.masters[name].grad for name in self._divided.summed})  # type: ignore[misc] # made with the weights
@@ -232,6 +271,61 @@ def _room_for(weights: Weights, device: str) -> torch.device:
     if device == "cuda" and 2 * size > torch.cuda.mem_get_info()[0]:
         return torch.device("cpu")
     return torch.device(device)
+
+
+class _Clock:
+    """Seconds of a rank's own part of a step, and of the whole step."""
+
+    def begin(self) -> None:
+        self._began = self._ready = time.perf_counter()
+
+    def split(self) -> None:
+        self._ready = time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        return self._ready - self._began, time.perf_counter() - self._began
+
+
+class _DeviceClock(_Clock):
+    """The same where the work is queued for a device: marks in its queue, read when the step has waited for it."""
+
+    def begin(self) -> None:
+        super().begin()
+        self._marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self._marks[0].record()
+
+    def split(self) -> None:
+        self._marks[1].record()
+
+    def read(self) -> tuple[float, float]:
+        self._marks[1].synchronize()
+        return self._marks[0].elapsed_time(self._marks[1]) / 1000, super().read()[1]
+
+
+class _Rows:
+    """One rank's rows of a batch, in order; the number of targets stays that of all."""
+
+    def __init__(self, batch: Batch, rank: int, count: int) -> None:
+        size = len(batch.sample_ids) // count
+        self._part = slice(rank * size, (rank + 1) * size)
+        self.sample_ids, self.num_targets = batch.sample_ids[self._part], batch.num_targets
+        self._batch = batch
+
+    def arrays(self) -> dict[str, NDArray[Any] | None]:
+        arrays = self._batch.arrays()
+        return {name: None if array is None else array[self._part] for name, array in arrays.items()}
+
+
+class _Ids:
+    """A batch of which only the samples' names matter."""
+
+    num_targets = 0
+
+    def __init__(self, sample_ids: NDArray[Any]) -> None:
+        self.sample_ids = sample_ids
+
+    def arrays(self) -> dict[str, NDArray[Any] | None]:
+        return {}
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
