@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from glassformer.text.tokenizer import Tokenizer
     from glassformer.train.bundle import Reproduced, reproduce_fault
     from glassformer.train.doctor import checkup
+    from glassformer.train.drill.rehearsal import drill
+    from glassformer.train.drill.result import Drill
     from glassformer.train.loop import train, training
     from glassformer.train.recipe import Recipe, load_recipe
     from glassformer.use.believe import (
@@ -84,6 +86,7 @@ __all__ = [
     "CausalTrace",
     "DataConfig",
     "Decoder",
+    "Drill",
     "EmbeddingMap",
     "Explanation",
     "Formation",
@@ -122,6 +125,7 @@ __all__ = [
     "causal_trace",
     "checkup",
     "classify",
+    "drill",
     "embed",
     "embedding_map",
     "explain",
@@ -215,6 +219,8 @@ _ROOMS = {
     "train.recipe": ["Recipe", "load_recipe"],
     "train.bundle": ["Reproduced", "reproduce_fault"],
     "train.doctor": ["checkup"],
+    "train.drill.rehearsal": ["drill"],
+    "train.drill.result": ["Drill"],
     "train.loop": ["train", "training"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}

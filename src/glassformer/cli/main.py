@@ -42,6 +42,7 @@ _VERBS = {
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
     "bench": "Measure this machine, and training on it.",
+    "drill": "Rehearse disasters with a short copy of a run: kill, stop and damage it, and compare to the bit.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",
 }
 _CLOSED_PIPE, _INTERRUPTED = 141, 130  # what a shell reports for SIGPIPE and SIGINT

@@ -26,7 +26,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from glassformer.errors import Stopped
@@ -93,10 +93,11 @@ def release_pages() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def start_ranks(count: int, arguments: Sequence[str]) -> int:
+def start_ranks(count: int, arguments: Sequence[str], *, entry: Callable[..., None] | None = None) -> int:
     """`glassformer ARGUMENTS` in `count` processes that find each other; returns what they exit with.
 
     A signal is passed on to all of them, and they have as long as they need for a save (`_SAVE_SECONDS`).
+    `entry` is called with the arguments instead, in processes that are forked from this one.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -110,10 +111,11 @@ def start_ranks(count: int, arguments: Sequence[str]) -> int:
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="glassformer", rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=said),
             signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2", local_addr="localhost",
-            shutdown_timeout=_SAVE_SECONDS,
+            shutdown_timeout=_SAVE_SECONDS, start_method="fork" if entry else "spawn",
         )  # fmt: skip
         try:
-            elastic_launch(config, sys.executable)("-m", "glassformer", *arguments)
+            program = () if entry else ("-m", "glassformer")
+            elastic_launch(config, entry or sys.executable)(*program, *arguments)
         except ChildFailedError as failed:
             return _exit_of({rank: failure.exitcode for rank, failure in failed.failures.items()})
         except SignalException as stopped:
