@@ -23,6 +23,7 @@ def drill(
     ranks: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     seed: int | None = None,
     keep: Path | None = None,
+    sabotage: bool = False,
     json: bool = False,
     overrides: Overrides = _NO_OVERRIDES,
 ) -> int:
@@ -36,11 +37,12 @@ def drill(
         ranks: Processes that take part; left out, as many as parallel.shard asks for, or one.
         seed: Decides what befalls whom, and when; left out, chance does, and says its number.
         keep: A folder that keeps both runs; otherwise nothing stays.
+        sabotage: Change one bit of one weight on the way, and tell nobody: the drill must notice, and exit with 3.
         json: One JSON document instead of a table.
     """
     found = gf.drill(
         what, task=task, kills=kills, minutes=minutes, ranks=ranks, seed=seed, keep=keep,
-        overrides=overrides.dotted(), progress=note,
+        sabotage=sabotage, overrides=overrides.dotted(), progress=note,
     )  # fmt: skip
     if json:
         document(found.document(), "drill")

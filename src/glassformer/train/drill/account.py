@@ -20,6 +20,7 @@ from glassformer.train.drill.sizes import when
 
 _BEGINS = ("start", "resumed")
 Event = Mapping[str, Any]
+_Fired = tuple[float, dict[str, Any], Start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,12 @@ def account(
     )
     rows: list[Row] = []
     for index, (at, deed, start) in enumerate(fired):
-        until = fired[index + 1][0] if index + 1 < len(fired) else float("inf")
-        part = _Part(events, at, until)
         one = course.disturbances[deed["number"]]
+        part = _Part(
+            events,
+            at,
+            _until(fired, index, ends=one.ends(ranks), ended=_has_ended(fired, index, course, ranks)),
+        )
         steps = [event for event in part.events if event["event"] == "step"]
         identical = all(_numbers(event) == expected.get(event["step"]) for event in steps) if steps else None
         if one.ends(ranks):
@@ -67,8 +71,23 @@ def account(
         )  # fmt: skip
     for start in course.unexpected:
         said = start.said.strip().splitlines() or ["nothing was said"]
-        rows.append(Row(len(rows) + 1, "none", 0, "", f"exit {start.exit}: {said[0]}", 0, 0.0, None))
+        rows.append(Row(len(rows) + 1, "none", 0, "", f"exit {start.exit}: {said[-1]}", 0, 0.0, None))
     return rows
+
+
+def _has_ended(fired: Sequence[_Fired], index: int, course: Course, ranks: int) -> bool:
+    """Whether its processes were to end already: ranks outlive their launcher for a while."""
+    _, _, start = fired[index]
+    return any(
+        other is start and course.disturbances[deed["number"]].ends(ranks) for _, deed, other in fired[:index]
+    )
+
+
+def _until(fired: Sequence[_Fired], index: int, *, ends: bool, ended: bool) -> float:
+    """When the next disturbance comes: of one that ends the processes, in a later start."""
+    _, _, start = fired[index]
+    later = [at for at, _, other in fired[index + 1 :] if not ends or other is not start]
+    return min([start.ended] * ended + later, default=float("inf"))
 
 
 class _Part:
@@ -140,7 +159,7 @@ def _seen(one: Disturbance, part: _Part, start: Start) -> str:
     for event in part.events:
         if event["event"] == "fault":
             told.append(f"{event['kind'].replace('_', ' ')} at step {event['step']}: {event['decision']}")
-        elif event["event"] == "warning" and (one.kind != "NaN" or "computed again" not in event["message"]):
+        elif event["event"] == "warning" and "computed again" not in event["message"]:
             told.append(event["message"].split(" (")[0].split(". ")[0])
         elif event["event"] in _BEGINS:
             told.append(f"exit {start.exit}, went on from step {event.get('step', 0)}")

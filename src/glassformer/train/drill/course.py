@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from glassformer.run import checkpoints
@@ -34,15 +34,18 @@ def run_disturbed(
     processes: Processes,
     setting: Setting,
     disturbances: Sequence[Disturbance],
+    steps: int,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Course:
-    """The run to its end, everything in `disturbances` having befallen it. `tell` gets a line for each."""
+    """The run of `steps` steps to its end, everything in `disturbances` having befallen it. `tell` gets a line for
+    each."""
     course = Course(dict(enumerate(disturbances, 1)))
     course.left = dict(course.disturbances)
     folder = setting.run / "checkpoints"
     while not course.whole and len(course.unexpected) < _MOST_UNEXPECTED:
-        armed, ended = _next(course.left, setting.ranks), False
-        for found in processes.give(setting, armed, done=_newest(folder)):
+        done, ended = _newest(folder), False
+        course.left = _moved(course.left, done, steps - setting.every)
+        for found in processes.give(setting, _next(course.left, setting.ranks), done=done):
             if isinstance(found, Start):
                 start = found
                 continue
@@ -95,6 +98,19 @@ def _next(left: Mapping[int, Disturbance], ranks: int) -> dict[int, Disturbance]
         if one.ends(ranks):
             break
     return armed
+
+
+def _moved(left: Mapping[int, Disturbance], done: int, last: int) -> dict[int, Disturbance]:
+    """The same, spread over what is left of the run where it is further than it should be: ranks go on for some
+    seconds after their launcher's end."""
+    first = min((one.step for one in left.values()), default=last)
+    if first > done or first >= last or done + 1 >= last:
+        return dict(left)
+    scale = (last - done - 1) / (last - first)
+    return {
+        number: replace(one, step=done + 1 + round((min(one.step, last) - first) * scale))
+        for number, one in left.items()
+    }
 
 
 def _newest(folder: Path) -> int:

@@ -5,7 +5,7 @@
     NaN         one number that one rank computes on the way to the loss is NaN, once
     full disk   while a checkpoint is saved, no file of rank 0 may grow beyond so many bytes
     stop        SIGSTOP of one rank: it neither works nor ends
-    weight      one bit of one weight changes, and nobody says so; never drawn: no trainer can find it, but a drill must
+    weight      one bit of one weight changes, and nobody says so: no trainer can find it, but a drill must (sabotage)
 
 A moment is a step and a part of the time that one takes; the n-th time that rank 0 asks the system for something in the
 folder of a checkpoint that is not whole yet; or a part of the time that starting takes. No torch.
@@ -60,11 +60,14 @@ class Disturbance:
         return {"number": number, "actor": self.actor, **fields}
 
 
-def draw(seed: int, *, kills: int, ranks: int, steps: int, every: int) -> list[Disturbance]:
+def draw(
+    seed: int, *, kills: int, ranks: int, steps: int, every: int, sabotage: bool = False
+) -> list[Disturbance]:
     """A drill's disturbances, in the order of their steps: `kills` kills, and of the others a few.
 
     The run takes `steps` steps, with a checkpoint every `every`. Of the kills a quarter are within saves and a tenth
-    while a process starts; of ranks, all and launcher each has its turn before chance decides.
+    while a process starts; of ranks, all and launcher each has its turn before chance decides. `sabotage` adds a
+    changed weight in the middle.
     """
     draws = Random(seed)
     few = 1 + kills // 10
@@ -84,6 +87,8 @@ def draw(seed: int, *, kills: int, ranks: int, steps: int, every: int) -> list[D
     for one, moment in zip(whom, moments, strict=True):
         step, turn = draws.randint(1, last), draws.randint(1, _MOST_TURNS)
         found.append(Disturbance("kill", step, one, moment, turn, _three(draws)))
+    if sabotage:
+        found.append(Disturbance("weight", max(1, steps // 2)))
     return in_order(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,9 @@ class Processes:
             environment |= {"LOCAL_WORLD_SIZE": str(ranks)}
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks)))
             environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        self._temporary = folder.parent / "temporary"
+        self._temporary.mkdir()
+        environment["TMPDIR"] = str(self._temporary)  # a launcher that is killed removes nothing
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the server
         self._server = subprocess.Popen(
             [sys.executable, "-m", "glassformer.train.drill.server"], env=environment, text=True,
@@ -97,6 +101,7 @@ class Processes:
         self._server.wait()
         self._server.stdout.close()
         self._said.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def wait_until_ready(self) -> None:
         self._answer()

@@ -38,6 +38,8 @@ from glassformer.train.world import World, check_division
 
 _SILENCE = 90.0
 """Seconds without a sign of life, beside those that a rank may be silent, after which a start is taken for stuck."""
+_ORPHANED = 6.0
+"""Seconds that ranks go on for after their launcher's end, at most."""
 
 
 def drill(
@@ -49,6 +51,7 @@ def drill(
     ranks: int | None = None,
     seed: int | None = None,
     keep: Path | None = None,
+    sabotage: bool = False,
     overrides: Mapping[str, Any] | None = None,
     disturbances: Sequence[Disturbance] | None = None,
     progress: Callable[[str], None] = lambda message: None,
@@ -57,8 +60,9 @@ def drill(
 
     `what`, `task` and `overrides` are those of `train`. `kills` SIGKILLs and a few other faults befall it, at moments
     drawn from `seed` (left out, chance; the result says which); `disturbances` are others to take instead. All of it
-    is to fit into `minutes`. `ranks` processes take part: left out, as many as `parallel.shard` asks for, or one. `keep`
-    is a folder for both runs, which are otherwise removed.
+    is to fit into `minutes`. `ranks` processes take part: left out, as many as `parallel.shard` asks for, or one.
+    `keep` is a folder for both runs, which are otherwise removed. With `sabotage` one bit of one weight is changed on
+    the way and nobody is told: such a drill must fail.
 
     Raises UsageError for what cannot be, RunError where the run fails without being disturbed.
     """
@@ -74,7 +78,7 @@ def drill(
     def plan(steps: int, every: int) -> list[Disturbance]:
         if disturbances is not None:
             return in_order(disturbances)
-        return draw(number, kills=kills, ranks=count, steps=steps, every=every)
+        return draw(number, kills=kills, ranks=count, steps=steps, every=every, sabotage=sabotage)
 
     with _folder(keep) as folder, _ended_by_signals(), Processes(count, folder / "starts") as processes:
         progress(f"drill of {recipe.name}: {count} rank{'s' * (count > 1)}, seed {number}")
@@ -83,8 +87,10 @@ def drill(
         setting, measured, engine = _pilot(processes, command, folder / "pilot", count, began, progress)
         planned = plan(100, 5)  # as many, whatever the steps
         size = sizes.fit(
-            measured, minutes=minutes, most=recipe.train.steps, ends=sum(one.ends(count) for one in planned),
-            waits=sum(_wait(one, count, command.timeout) for one in planned), disturbances=len(planned),
+            measured, minutes=minutes, most=recipe.train.steps, disturbances=len(planned),
+            ends=sum(one.ends(count) for one in planned),
+            waits=sum(_wait(one, count, command.timeout) for one in planned),
+            orphaned=sum(_ORPHANED for one in planned[:-1] if one.whom == "launcher"),
         )  # fmt: skip
         planned = plan(size.steps, size.every)
         progress(
@@ -97,7 +103,7 @@ def drill(
         )  # fmt: skip
         undisturbed = _whole(processes, clean)
         progress(f"undisturbed: {undisturbed.ended - undisturbed.began:.1f} s")
-        course = run_disturbed(processes, other, planned, progress)
+        course = run_disturbed(processes, other, planned, size.steps, progress)
         progress("comparing")
         runs = folder / "undisturbed", folder / "disturbed"
         return _result((recipe.name, count, number), size, engine, undisturbed, course, runs, measured, began)
@@ -183,8 +189,10 @@ def _failed(start: Start) -> RunError:
 
 
 def _wait(one: Disturbance, ranks: int, timeout: float) -> float:
-    """Seconds that pass with a rank that stands still."""
-    return 0.0 if one.kind != "stop" else 1.5 if ranks == 1 else timeout + 10
+    """Seconds that pass with a rank that stands still, or without a launcher."""
+    if one.kind != "stop":
+        return _ORPHANED if one.whom == "launcher" else 0.0
+    return 1.5 if ranks == 1 else timeout + 10
 
 
 def _ranks(recipe: AnyRecipe, asked: int | None) -> int:

@@ -72,11 +72,19 @@ def measure(events: Iterable[Mapping[str, Any]], *, killed: float, began: float,
 
 
 def fit(
-    measured: Measured, *, minutes: float, most: int | None, ends: int, waits: float, disturbances: int
+    measured: Measured,
+    *,
+    minutes: float,
+    most: int | None,
+    ends: int,
+    waits: float,
+    disturbances: int,
+    orphaned: float = 0.0,
 ) -> Size:
     """The longest runs that fit. `most` are the recipe's own steps; `ends` how often the command is given again;
-    `waits` the seconds that nothing happens but waiting. UsageError where not even a short one fits."""
-    longest = max(LEAST_STEPS, _STEPS_EACH * disturbances)
+    `waits` the seconds that nothing happens but waiting, `orphaned` those that ranks go on without a launcher, further
+    than the next disturbance was meant to come. UsageError where not even a short one fits."""
+    longest = max(LEAST_STEPS, _STEPS_EACH * disturbances) + math.ceil(orphaned / max(measured.step, 1e-6))
     shortest = LEAST_STEPS
     if most is not None:
         longest, shortest = min(longest, most), min(shortest, most)
