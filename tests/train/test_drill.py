@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from trainer import RECIPE
@@ -19,10 +20,12 @@ from trainer import RECIPE
 import glassformer as gf
 from glassformer.cli.main import main
 from glassformer.errors import UsageError
-from glassformer.train.drill.disturbances import Disturbance, draw
-from glassformer.train.drill.sizes import Measured, fit
+from glassformer.train.drill.command import KEEP, MOST_TIMEOUT
+from glassformer.train.drill.disturbances import Disturbance, Kind, draw
+from glassformer.train.drill.sizes import PILOT_STEPS, STEPS_EACH, Measured, fit
 
 TINY = RECIPE.replace("steps = 12", "steps = 400") + "\n[parallel]\ntimeout = 5\n"
+PAGE = Path(__file__).parents[2] / "docs" / "drill.md"
 MEASURED = Measured(elapsed=10.0, start=2.0, step=0.5, save=0.1, restart=3.0, end=1.0)
 
 
@@ -61,7 +64,7 @@ def test_one_rank_is_killed_stopped_damaged_and_without_a_disk_and_ends_the_same
     folder: Path,
 ) -> None:
     said: list[str] = []
-    found = gf.drill("tiny.toml", kills=2, minutes=3, seed=7, keep=folder / "kept", progress=said.append)
+    found = gf.drill("tiny.toml", kills=2, minutes=10, seed=7, keep=folder / "kept", progress=said.append)
     rows = found.rows()
     assert found.passed, (rows, found.comparison)
     assert found.ranks == 1 and found.kills == 2 and found.left_out == 0 and "seed 7" in said[0]
@@ -85,7 +88,7 @@ def test_two_ranks_lose_a_rank_their_launcher_and_one_that_stands_still_and_end_
     folder: Path,
 ) -> None:
     found = gf.drill(
-        "tiny.toml", ranks=2, minutes=5, seed=1,
+        tomllib.loads(TINY), ranks=2, minutes=15, seed=1,
         disturbances=[
             Disturbance("NaN", 4, 1), Disturbance("kill", 9, 1, "save", 3), Disturbance("stop", 14, 0),
             Disturbance("kill", 18, "launcher"),
@@ -105,7 +108,7 @@ def test_two_ranks_lose_a_rank_their_launcher_and_one_that_stands_still_and_end_
 def test_a_weight_that_changes_by_one_bit_is_not_found_by_training_but_by_the_drill(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--kills", "0", "--minutes", "3", "--seed", "3", "--sabotage", "--json"]
+    flags = ["--kills", "0", "--minutes", "10", "--seed", "3", "--sabotage", "--json"]
     assert main(["drill", "tiny.toml", *flags]) == 3
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (told["schema"], told["version"]) == ("glassformer.drill", 1)
@@ -192,3 +195,13 @@ def test_too_few_minutes_are_refused_with_those_that_it_takes() -> None:
     assert "0.5 minutes are too short" in str(refused.value) and "16 disturbances" in str(refused.value)
     needed = re.search(r"--minutes ([\d.]+)", str(refused.value))
     assert needed and fit(MEASURED, minutes=float(needed[1]), **given).steps >= 12
+
+
+def test_the_page_has_a_row_for_every_kind_of_disturbance_and_the_numbers_of_the_code() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", page.partition("## What befalls it")[2].partition("\n## ")[0], re.M
+    )
+    assert rows == list(get_args(Kind))
+    assert f"A pilot of {PILOT_STEPS} steps" in page and f"at least {KEEP}:" in page
+    assert f"at most {MOST_TIMEOUT:.0f} s" in page and f"and {STEPS_EACH} for each disturbance" in page

@@ -52,13 +52,16 @@ class Command:
         return ["train", *self.texts, *task, "--run", str(run), "--json", *flags]
 
 
-def texts_of(what: What, folder: Path) -> list[str]:
+def texts_of(what: What, recipe: AnyRecipe, folder: Path) -> list[str]:
     """What stands behind `train`; values are written down, with paths that hold wherever they are read."""
     if what is None:
         return []
     if not isinstance(what, Mapping):
         return [str(text) for text in ([what] if isinstance(what, str | Path) else what)]
-    values = {key: _absolute(value) if key in ("data", "tokenizer") else value for key, value in what.items()}
+    values = {
+        key: _absolute(value) if key in ("data", "tokenizer") else value
+        for key, value in recipe.resolved().items()
+    }
     path = folder / "recipe.toml"
     path.write_text(tomli_w.dumps(values), encoding="utf-8")
     return [str(path)]

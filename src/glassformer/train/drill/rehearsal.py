@@ -38,6 +38,8 @@ from glassformer.train.world import World, check_division
 
 _SILENCE = 90.0
 """Seconds without a sign of life, beside those that a rank may be silent, after which a start is taken for stuck."""
+_FIRST_SILENCE = 3600.0
+"""The same, of the first start, which may have to read all the text there is."""
 _ORPHANED = 6.0
 """Seconds that ranks go on for after their launcher's end, at most."""
 
@@ -82,7 +84,7 @@ def drill(
 
     with _folder(keep) as folder, _ended_by_signals(), Processes(count, folder / "starts") as processes:
         progress(f"drill of {recipe.name}: {count} rank{'s' * (count > 1)}, seed {number}")
-        command = Command(texts_of(what, folder), task, dict(overrides or {}), recipe)
+        command = Command(texts_of(what, recipe, folder), task, dict(overrides or {}), recipe)
         processes.wait_until_ready()
         setting, measured, engine = _pilot(processes, command, folder / "pilot", count, began, progress)
         planned = plan(100, 5)  # as many, whatever the steps
@@ -120,7 +122,7 @@ def _pilot(
     """(what the starts of both runs have in common, what things take, the engine that was found best)."""
     steps, every = sizes.PILOT_STEPS, sizes.PILOT_EVERY
     arguments = command.arguments(run, steps, every, {}, ranks)
-    setting = Setting(arguments, run, ranks, _SILENCE * 10)
+    setting = Setting(arguments, run, ranks, _FIRST_SILENCE)
     kill = Disturbance("kill", sizes.PILOT_KILLED, ranks - 1, draws=(0.0, 0.0, 0.0))
     first = _last(processes.give(setting, {1: kill}))
     if not first.deeds:

@@ -4,7 +4,7 @@
 
 N steps, a checkpoint every `every` of them, E ends of the processes; twice, since it trains undisturbed and disturbed.
 `restart` is measured, too: from the kill of the pilot to its first step after it. N is the most that fits, at most the
-recipe's own steps and `_STEPS_EACH` for each disturbance; a tenth of the minutes is left for what comes otherwise.
+recipe's own steps and `STEPS_EACH` for each disturbance; a tenth of the minutes is left for what comes otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from glassformer.stats import median
 PILOT_STEPS, PILOT_EVERY, PILOT_KILLED = 6, 3, 5
 """A pilot's steps, its steps between checkpoints, and the one after which it is killed."""
 LEAST_STEPS = 12
-_STEPS_EACH = 8
+STEPS_EACH = 8
 _SHARE = 0.9
 _COMPARE_SECONDS = 3.0
 
@@ -84,7 +84,7 @@ def fit(
     """The longest runs that fit. `most` are the recipe's own steps; `ends` how often the command is given again;
     `waits` the seconds that nothing happens but waiting, `orphaned` those that ranks go on without a launcher, further
     than the next disturbance was meant to come. UsageError where not even a short one fits."""
-    longest = max(LEAST_STEPS, _STEPS_EACH * disturbances) + math.ceil(orphaned / max(measured.step, 1e-6))
+    longest = max(LEAST_STEPS, STEPS_EACH * disturbances) + math.ceil(orphaned / max(measured.step, 1e-6))
     shortest = LEAST_STEPS
     if most is not None:
         longest, shortest = min(longest, most), min(shortest, most)
