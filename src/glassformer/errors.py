@@ -8,6 +8,7 @@
     ├── ModelError                  1   weights that do not fit a model, or a model asked what it cannot do
     ├── RunError                    1   a run folder
     │   ├── RunLocked               1   another process writes in it
+    │   ├── CrashLoop               1   it crashed again and again at the same place
     │   └── CheckpointError         3   a checkpoint failed its check
     └── Stopped                     75  stopped early, everything saved; the same command goes on
 
@@ -62,6 +63,10 @@ class RunError(GlassformerError):
 
 
 class RunLocked(RunError):
+    pass
+
+
+class CrashLoop(RunError):
     pass
 
 

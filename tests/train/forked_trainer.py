@@ -9,23 +9,27 @@ A plan is what befalls the process, at a moment that is the same every time: `{"
 The moment is the n-th time (`"n"`, from 1) that a text is written to stdout or stderr (`"writes: ..."`) or that
 the interpreter asks the system for something (`"asks: os.rename step-"`). The deed is a signal's name, with a pid
 where another process gets it, `limit N` (no file may grow beyond N bytes, as on a full disk) or `lift` (it may
-again). A process that gets SIGPROF runs out of memory wherever it is just then.
+again). A process that gets SIGPROF runs out of memory wherever it is just then; with SIGVTALRM its next step never
+comes back from a call of C, and with SIGXCPU it does so without letting go of the interpreter's lock. With SIGWINCH
+every step from then on takes 0.1 s longer.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
 import resource
 import signal
 import sys
+import time
 from typing import Any
 
 import torch._dynamo  # noqa: F401 # optimisers load it when they are first made
 
 import glassformer.cli.train
-import glassformer.train.loop  # noqa: F401 # and with it everything a run loads
+import glassformer.train.loop  # and with it everything a run loads
 from glassformer.cli.main import main
 
 sys.modules["vl_convert"] = None  # type: ignore[assignment] # as without the extra `plots`: reports take no seconds
@@ -61,6 +65,27 @@ def no_memory(number: int, frame: object) -> None:
     raise MemoryError("not even 3 bytes")
 
 
+def hang(number: int, frame: object) -> None:
+    library = ctypes.PyDLL(None) if number == signal.SIGXCPU else ctypes.CDLL(None)
+
+    def stuck(*given: Any, **named: Any) -> None:
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):  # the second never comes back
+            library.pthread_mutex_lock(mutex)
+
+    glassformer.train.loop.update = stuck  # type: ignore[assignment] # a bug in a library
+
+
+def slow_down(number: int, frame: object) -> None:
+    whole = glassformer.train.loop.update
+
+    def slow(*given: Any, **named: Any) -> Any:
+        time.sleep(0.1)
+        return whole(*given, **named)
+
+    glassformer.train.loop.update = slow  # a core that is shared, a fan that is broken
+
+
 class Watched(io.TextIOWrapper):
     """A standard stream whose every write is a moment."""
 
@@ -78,6 +103,9 @@ class Watched(io.TextIOWrapper):
 def work(request: dict[str, Any]) -> None:
     plans = Plans(request["plans"])
     signal.signal(signal.SIGPROF, no_memory)
+    signal.signal(signal.SIGWINCH, slow_down)
+    for number in (signal.SIGVTALRM, signal.SIGXCPU):
+        signal.signal(number, hang)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     sys.stdout, sys.stderr = Watched(request["out"], plans), Watched(request["err"], plans)

@@ -6,12 +6,9 @@ Ranks are real processes with torch's gloo between them, begun as by hand (RANK,
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -56,10 +53,6 @@ def ranks(
             plans = ({"at": at, "do": f"{deed} {begun[0][0]}"},)
         pid = trainer.start(run or None, *more, plans=plans, **place(rank, count, port))
         begun.append((pid, trainer.count - 1))
-    if deed == "SIGSTOP":
-        first = trainer.end(*begun[-1])
-        os.kill(begun[0][0], signal.SIGKILL)
-        return [first]
     return [trainer.end(pid, number) for pid, number in reversed(begun)]
 
 
@@ -161,13 +154,6 @@ def test_a_killed_rank_ends_the_others_and_the_same_command_goes_on_to_the_bit(o
     assert one.story("killed") == one.story("undisturbed")
 
 
-def test_a_rank_that_hangs_is_taken_for_dead_after_the_timeout(one: Trainer) -> None:
-    began = time.monotonic()
-    (first,) = ranks(one, 2, "hangs", *PLAIN, "--parallel.timeout", "2", deed="SIGSTOP")
-    assert first.exit == 1 and time.monotonic() - began < 30
-    assert "Rank 1 failed: nothing was heard of it for 2 s" in first.said
-
-
 def test_a_rank_says_in_seconds_what_it_cannot_begin_with(one: Trainer) -> None:
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
@@ -201,40 +187,6 @@ def test_what_needs_whole_matrices_is_not_sharded(one: Trainer) -> None:
     ended = one("never", "--parallel.shard", "all", "--optimizer.kind", "muon", "--engine.compile", "on")
     assert ended.exit == 2 and "'muon' needs whole matrices" in ended.said
     assert "engine.compile 'on' has no effect with parallel.shard" in ended.said
-
-
-def launched(trainer: Trainer, *command: str, stop: Path | None = None) -> tuple[int, str]:
-    """Exit code and stderr of a launcher; with `stop`, SIGTERM once there is a checkpoint there."""
-    here = {"GLASSFORMER_HOME": str(trainer.home), "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **here}
-    with (trainer.folder / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=trainer.folder, env=environment,
-            stdout=subprocess.DEVNULL, stderr=said,
-        )  # fmt: skip
-        while stop and process.poll() is None and not list(stop.glob("checkpoints/step-*")):
-            time.sleep(0.05)
-        if stop:
-            process.terminate()
-        code = process.wait(timeout=60)
-        said.seek(0)
-        return code, said.read()
-
-
-def test_ranks_and_torchrun_start_the_same_run_and_a_signal_to_the_launcher_stops_it_resumable(
-    one: Trainer,
-) -> None:
-    train = ("glassformer", "train", "tiny.toml", "--run", "launched", *PLAIN)
-    long = ("--train.steps", "3000", "--train.log_every", "1000", "--train.validate_every", "5000")
-    code, said = launched(one, *train, *long, "--ranks", "2", stop=one.folder / "launched")
-    assert code == 75 and "SIGTERM was received" in said and "Traceback" not in said, said
-    code, said = launched(
-        one, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
-        *train, *long, "--stop-after", "0s",
-    )  # fmt: skip
-    assert "step 0" not in said and "--stop-after is over" in said, said
-    saved = [event["step"] for event in one.run("launched").events.curve("checkpoint")]
-    assert saved[-1] == saved[-2] + 1  # one step more
 
 
 def test_few_files_know_torchs_distributed_engine() -> None:

@@ -15,7 +15,9 @@ from glassformer.cli.overrides import Overrides
 from glassformer.cli.progress import Progress
 from glassformer.cli.terminal import counted, document, facts, note
 from glassformer.errors import Stopped
-from glassformer.train.launch import prepare_process, start_ranks
+from glassformer.train import attempt
+from glassformer.train.launch import prepare_process
+from glassformer.train.parallel.starting import start_ranks
 from glassformer.train.recipe import AnyRecipe
 from glassformer.train.world import World, check_division, check_ranks
 
@@ -30,6 +32,7 @@ _NEXT = {
     "marks": "Let it predict: glassformer predict {} rows.csv",
 }
 """What to do with a finished run of each task."""
+_RESTARTS = 3
 
 
 def train(
@@ -39,10 +42,12 @@ def train(
     fresh: bool = False,
     init_from: Path | None = None,
     accept_data: bool = False,
+    accept_crashes: bool = False,
     stop_after: str | None = None,
     track: str | None = None,
     threads: int | None = None,
     ranks: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    restarts: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     dry_run: bool = False,
     json: bool = False,
     overrides: Overrides = _NO_OVERRIDES,
@@ -58,10 +63,12 @@ def train(
         init_from: Start from these weights: a run, a model folder (Hugging Face's too), a .gguf or a .safetensors
             file. For texts of your own, model and tokenizer are those of that model.
         accept_data: Go on although the text changed since the run began; this is recorded.
+        accept_crashes: Go on although the run crashed again and again at the same place; this is recorded.
         stop_after: Stop after this long (90s, 55m, 2h) with everything saved; exit code 75.
         track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
         threads: Threads to compute with; as many as there are cores.
         ranks: Train in this many processes on this machine, as torchrun --nproc-per-node would start them.
+        restarts: Begin all ranks again from the last checkpoint when one dies or hangs, at most so often; 3.
         dry_run: Say what the run would be, and train nothing.
         json: Events as JSON lines on stdout; the last one sums up the run.
     """
@@ -72,11 +79,12 @@ def train(
         what, overrides.dotted(), task=task
     )  # what is wrong with it is told at once
     world = World.here()
-    check_ranks(ranks, world)
+    check_ranks(ranks, world, restarts)
     check_division(recipe, ranks or world.count)
-    if ranks is not None and ranks > 1 and world.count == 1 and not dry_run:
-        return start_ranks(ranks, sys.argv[1:])
-    prepare_process(threads)
+    attempt.announce(world.rank)
+    launches = not attempt.is_launched() and world.count == 1 and (ranks or 1) + (restarts or 0) > 1
+    if not launches:
+        prepare_process(threads)
     if init_from is not None:
         from glassformer.train.beginning import recipe_for
 
@@ -87,7 +95,14 @@ def train(
     from glassformer.run.sinks import open_sink
     from glassformer.train.beginning import find_unfinished, next_run_folder
 
-    folder = run or (None if fresh else find_unfinished(recipe)) or next_run_folder(recipe.name)
+    unfinished = None if run or (fresh and not attempt.number()) else find_unfinished(recipe)
+    if fresh and (found := run or unfinished) and attempt.made_since(found / "recipe.toml"):
+        fresh = False  # ranks that were begun again do not begin the run anew
+    folder = run or (None if fresh else unfinished) or next_run_folder(recipe.name)
+    if launches:
+        given = () if run else ("--run", str(folder))
+        most = _RESTARTS if restarts is None else restarts
+        return start_ranks(ranks or 1, [*sys.argv[1:], *given], folder, most)
     if not world.is_first:
         return _take_part(
             gf.training(recipe, base=base, run=folder, init_from=init_from, stop_after=seconds, progress=note)
@@ -104,6 +119,7 @@ def train(
                 fresh=fresh,
                 init_from=init_from,
                 accept_data=accept_data,
+                accept_crashes=accept_crashes and not attempt.number(),
                 stop_after=seconds,
                 progress=progress.message,
             ):

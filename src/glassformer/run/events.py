@@ -36,6 +36,10 @@ MEANING = {
     "checkpoint": "one was saved: step, path, seconds, bytes",
     "averaged": "the finished model is the mean of several checkpoints: step, steps",
     "resumed": "training goes on from a checkpoint: step, lost_steps, findings",
+    "crash": "the process before ended without a save: step (the last that is known), rank, machine, what, at (when), "
+    "ends (so many lines of faults/ends.jsonl are accounted for)",
+    "ranks": "a rank holds the others up, or a look at their speed from time to time: step, slowest (a rank), machine, "
+    "seconds (its own part of a step), others (theirs), step_seconds, ratio, share, slow",
     "fault": "an update that was refused, or noted: step, kind, loss, grad_norm, usual, decision, step_back, blamed (a "
     "step), sample_ids, place, tensors, samples, bundle, message",
     "warning": "something to know: message",

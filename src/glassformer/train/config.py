@@ -149,6 +149,9 @@ class FaultsConfig(Config):
     """`lower_rate`: the factor of the learning rate, ..."""
     lower_for: int = Field(100, ge=1)
     """... for so many steps."""
+    most_crashes: int = Field(5, ge=0)
+    """So many crashes within `crash_steps` steps, and the run does not go on by itself; 0: it always does."""
+    crash_steps: int = Field(100, ge=0)
     look_every: int = Field(50, ge=0)
     """Steps between looks for dead tensors, underflow and exploding logits; 0: never."""
 

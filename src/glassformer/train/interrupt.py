@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from glassformer.errors import Stopped
+from glassformer.train import attempt
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
@@ -19,7 +20,7 @@ class Interrupt:
     """Why to stop, or None. The first signal asks; a second Ctrl-C stops at once, and loses nothing saved."""
 
     def __init__(self, stop_after: float | None = None) -> None:
-        self._deadline = None if stop_after is None else time.monotonic() + stop_after
+        self._deadline = None if stop_after is None else time.monotonic() + stop_after - attempt.spent()
         self._signal: str | None = None
 
     @property

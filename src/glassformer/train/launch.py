@@ -1,4 +1,4 @@
-"""The process itself: threads that stay on their cores, an allocator that keeps its pages; and several processes.
+"""The process itself: threads that stay on their cores, an allocator that keeps its pages.
 
 Both must be settled before torch is loaded, so every verb that computes calls `prepare_process` first.
 
@@ -8,9 +8,6 @@ Both must be settled before torch is loaded, so every verb that computes calls `
   tensors this costs more than the matrix product. Told to keep them, it reuses them.
 
 What the user has set in the environment is left as it is.
-
-`start_ranks` is `glassformer train --ranks N`: torch's own elastic launcher on this machine, as torchrun would be, but
-with the exit code of the ranks.
 """
 
 from __future__ import annotations
@@ -18,23 +15,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import json
-import logging
 import os
 import platform
 import re
-import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-
-from glassformer.errors import Stopped
+from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # names and numbers of mallopt(3)
 _TOP_PAD_BYTES = 64 * 2**20
-_SAVE_SECONDS = 600
-"""Ranks that were asked to stop are killed after so long."""
 
 
 def prepare_process(threads: int | None = None) -> None:
@@ -91,50 +79,6 @@ def release_pages() -> None:
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def start_ranks(count: int, arguments: Sequence[str], *, entry: Callable[..., None] | None = None) -> int:
-    """`glassformer ARGUMENTS` in `count` processes that find each other; returns what they exit with.
-
-    A signal is passed on to all of them, and they have as long as they need for a save (`_SAVE_SECONDS`).
-    `entry` is called with the arguments instead, in processes that are forked from this one.
-    """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks say themselves what happened
-    with tempfile.TemporaryDirectory(prefix="glassformer-ranks-") as said:
-        config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="glassformer", rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=said),
-            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2", local_addr="localhost",
-            shutdown_timeout=_SAVE_SECONDS, start_method="fork" if entry else "spawn",
-        )  # fmt: skip
-        try:
-            program = () if entry else ("-m", "glassformer")
-            elastic_launch(config, entry or sys.executable)(*program, *arguments)
-        except ChildFailedError as failed:
-            return _exit_of({rank: failure.exitcode for rank, failure in failed.failures.items()})
-        except SignalException as stopped:
-            told = [json.loads(file.read_text("utf-8")) for file in Path(said).rglob("error.json")]
-            saved = bool(told) and all("Stopped" in str(error) for error in told)
-            return Stopped.exit_code if saved else 128 + stopped.sigval
-    return 0
-
-
-def _exit_of(codes: Mapping[int, int]) -> int:
-    """One exit code for all ranks: the first that failed decides, and a killed one is named."""
-    killed = {rank: signal.Signals(-code).name for rank, code in codes.items() if code < 0}
-    others = [code for code in codes.values() if code >= 0]
-    if Stopped.exit_code in others:
-        return Stopped.exit_code
-    for rank, name in killed.items():
-        if name != "SIGTERM":  # which is the launcher's, to those that were left
-            print(f"error: Rank {rank} was killed by {name}. The same command goes on.", file=sys.stderr)
-    return others[0] if others else 1
 
 
 def cores() -> int:

@@ -24,7 +24,7 @@ from glassformer.errors import Stopped
 from glassformer.run import checkpoints
 from glassformer.run.folder import Run
 from glassformer.seeds import derive
-from glassformer.train import measuring, start
+from glassformer.train import brake, measuring, start
 from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
 from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.faults import Fault, Guard
@@ -74,6 +74,7 @@ def training(
     fresh: bool = False,
     init_from: Path | None = None,
     accept_data: bool = False,
+    accept_crashes: bool = False,
     stop_after: float | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Event]:
@@ -82,7 +83,7 @@ def training(
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
     with (
-        joined(recipe.parallel, pick_device(recipe.engine.device), progress) as ranks,
+        joined(recipe.parallel, pick_device(recipe.engine.device), progress, run) as ranks,
         Interrupt(stop_after).listening() as interrupt,
     ):
         check_division(recipe, ranks.count)
@@ -94,6 +95,8 @@ def training(
             else:
                 folder = Run.unwritten(run, recipe.resolved())
         with folder.lock() if ranks.is_first else contextlib.nullcontext():
+            if ranks.is_first:
+                yield from brake.hold(folder, recipe.faults, accept_crashes)
             session = Session(task, folder, tell, ranks)
             with threads_of(session.choice):
                 for event in session.events(interrupt, init_from):
@@ -146,7 +149,7 @@ class Session:
                 continue
             done = step + 1
             last = done == self.num_steps
-            for name, fields in self.guard.noted():
+            for name, fields in (*self.guard.noted(), *self.ranks.noted(done, train.log_every)):
                 yield self.log(name, **fields)
             if found and (last or step == 0 or done % train.log_every == 0):
                 yield self.log(
@@ -176,11 +179,12 @@ class Session:
         """One update. Raises Fault, with nothing changed, where the guard refuses it."""
         began, train = time.perf_counter(), self.recipe.train
         self.seed_dropout(step)
-        found = update(
-            self.loss_of, self.weights, self.optimizers, batch,
-            rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
-            check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
-        )  # fmt: skip
+        with self.ranks.step(step):
+            found = update(
+                self.loss_of, self.weights, self.optimizers, batch,
+                rate=rate, clip=train.clip, accumulate=train.accumulate, device=self.device,
+                check=lambda found: self.guard.check(step, found, self.state), ranks=self.ranks,
+            )  # fmt: skip
         self.meter.add(self.task.batches.tokens_per_batch, time.perf_counter() - began)
         self.guard.look(step, self.model, batch, self.choice)
         return found

@@ -1,7 +1,12 @@
 """Ranks find each other: all at one store, each once, or a sentence says who is missing.
 
-Rank 0 keeps the store, unless torch's launcher does. A rank that waits says so after `PATIENCE` seconds, because a
-wrong WORLD_SIZE or address looks just like a machine that takes long to start.
+Rank 0 keeps the store, unless torch's launcher does; then it is there before the ranks and survives them, with all
+that earlier ones, now dead, wrote there. So rank 0 calls a meeting under a name never used before, the others take
+their places in the newest one, and it begins when rank 0 has seen as many as there are to be. A number of the attempt
+would not do: where machines join and leave, their launchers count differently.
+
+A rank that waits says so after `PATIENCE` seconds, because a wrong WORLD_SIZE or address looks just like a machine
+that takes long to start.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,35 +32,67 @@ _LISTENED = 100
 
 def meet(
     world: World, timeout: float, say: Callable[[str], None], open_store: Callable[[float], S]
-) -> tuple[S, int]:
-    """(the store, how many times these ranks have met there); UsageError where they do not within `timeout` seconds.
+) -> tuple[S, str]:
+    """(the store, the name of this meeting in it); UsageError where the ranks do not meet within `timeout` seconds.
 
     `open_store(seconds)` makes or reaches the store, and raises RuntimeError after so long.
     """
     end = time.monotonic() + timeout
     store = _reach(world, end, timeout, say, open_store)
     me = f"process {os.getpid()} on {socket.gethostname()}"
-    who = store.compare_set(f"who/{world.rank}", "", me).decode()
+    mine, name, here = f"{me}, {uuid.uuid4().hex}", "", ""
+    if world.is_first:
+        store.set("meeting", f"{uuid.uuid4().hex} {world.count}")
+    said = time.monotonic() + PATIENCE
+    while True:
+        called = store.get("meeting").decode() if store.check(["meeting"]) else ""
+        if called != name:
+            name, here = called, _take_place(world, store, called, mine)
+            if not world.launched:
+                _check(world, called, here.rpartition(",")[0], me)
+        if here == mine and _is_complete(world, store, name):
+            return store, name.split()[0]
+        if time.monotonic() > end:
+            raise UsageError(
+                f"After {timeout:.0f} s {_missing(world, store, name)}.",
+                expected=f"Expected {world.count} ranks (WORLD_SIZE) at {_address(world)}.",
+                do="Start the others, or correct WORLD_SIZE; parallel.timeout is how long to wait.",
+            )
+        if time.monotonic() > said:
+            say(f"rank {world.rank} waits at {_address(world)}: {_missing(world, store, name)}")
+            said = end
+        time.sleep(0.05)
+
+
+def _take_place(world: World, store: Store, name: str, mine: str) -> str:
+    """Who has this rank's place at a meeting; one that the dead have called may have one already."""
+    place = f"{name}/{world.rank}"
+    who = store.compare_set(place, "", mine).decode()
+    if who == mine:
+        store.add(f"{name}/here", 1)
+    return who
+
+
+def _check(world: World, name: str, who: str, me: str) -> None:
+    """Where nobody begins ranks again, a place that another process has, and another count, are mistakes."""
     if who != me:
         raise UsageError(
             f"There are two ranks {world.rank} at {_address(world)}: {who}, and this one.",
             do="Give each process a RANK of its own, or this run a MASTER_PORT of its own.",
         )
-    times = store.add(f"times/{world.rank}", 1)
-    here, said = store.add(f"here/{times}", 1), time.monotonic() + PATIENCE
-    while here < world.count:
-        if time.monotonic() > end:
-            raise UsageError(
-                f"After {timeout:.0f} s {_missing(world, store)}.",
-                expected=f"Expected {world.count} ranks (WORLD_SIZE) at {_address(world)}.",
-                do="Start the others, or correct WORLD_SIZE; parallel.timeout is how long to wait.",
-            )
-        if time.monotonic() > said:
-            say(f"rank {world.rank} waits at {_address(world)}: {_missing(world, store)}")
-            said = end
-        time.sleep(0.05)
-        here = store.add(f"here/{times}", 0)
-    return store, times
+    count = int(name.split()[1])
+    if count != world.count:
+        raise UsageError(
+            f"WORLD_SIZE is {world.count}, but for rank 0 at {_address(world)} it is {count}.",
+            do="Give all ranks the same WORLD_SIZE.",
+        )
+
+
+def _is_complete(world: World, store: Store, name: str) -> bool:
+    """Whether rank 0, if it still lives, has seen all."""
+    if world.is_first and store.add(f"{name}/here", 0) == world.count:
+        store.set(f"{name}/complete", "")
+    return store.check([f"{name}/complete"])
 
 
 def _reach(
@@ -108,8 +146,8 @@ def _at_most(seconds: float, open_store: Callable[[float], S]) -> S:
     return found[0]
 
 
-def _missing(world: World, store: Store) -> str:
-    absent = [r for r in range(min(world.count, _LISTENED)) if not store.check([f"who/{r}"])]
+def _missing(world: World, store: Store, name: str) -> str:
+    absent = [r for r in range(min(world.count, _LISTENED)) if not store.check([f"{name}/{r}"])]
     if not absent:
         return "not all ranks are here"
     names = ", ".join(map(str, absent))
@@ -117,7 +155,7 @@ def _missing(world: World, store: Store) -> str:
 
 
 def _address(world: World) -> str:
-    return f"{world.host}:{world.port}"
+    return f"[{world.host}]:{world.port}" if ":" in world.host else f"{world.host}:{world.port}"
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ comes next (a fault, a signal, the end) is itself agreed on: `agree`, `anywhere`
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -51,13 +52,26 @@ class Ranks:
         """The model's weights as this rank holds them."""
         return Weights(model, precision)
 
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """In it, a step is computed: who takes too long is noticed."""
+        yield
+
+    def noted(self, step: int, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Events about the ranks themselves, by name, after `step` steps; looked for every so many."""
+        yield from ()
+
     def sum_gradients(self, weights: Weights) -> None:
         """The gradient of the batch from that of each rank's rows."""
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The length of the whole gradient."""
-        length: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+        length: Tensor = self.norms(gradients).norm()
         return length
+
+    def norms(self, gradients: list[Tensor]) -> Tensor:
+        """The length of each tensor's gradient: (gradient,)."""
+        return torch.stack(torch._foreach_norm(gradients))
 
     def sum(self, value: Tensor) -> Tensor:
         return value
@@ -93,6 +107,9 @@ class Ranks:
     def spread(self, tensors: Named, like: Named) -> Named:
         """Rank 0's tensors to all, each divided as its weight in `like` is."""
         return tensors
+
+    def rest(self) -> None:
+        """After a pass that no backward pass follows: what was gathered for it is let go of."""
 
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The model with all its weights, for rank 0 to look at."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from glassformer.errors import ConfigError, UsageError
+from glassformer.train import attempt
 from glassformer.train.recipe import AnyRecipe
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -67,8 +68,13 @@ class World:
         )  # fmt: skip
 
 
-def check_ranks(asked: int | None, world: World) -> None:
-    """Refuse `--ranks` in a rank that is one of another number."""
+def check_ranks(asked: int | None, world: World, restarts: int | None = None) -> None:
+    """Refuse `--ranks` in a rank that is one of another number, and `--restarts` where another launcher decides."""
+    if restarts is not None and "RANK" in os.environ and attempt.RESTARTS not in os.environ:
+        raise UsageError(
+            f"--restarts is {restarts}, but this process is a rank already (RANK is set), and does not begin others.",
+            do="Leave --restarts out; torchrun's own is --max-restarts.",
+        )
     if asked is not None and world.count not in (1, asked):
         raise UsageError(
             f"--ranks is {asked}, but this is rank {world.rank} of {world.count} (WORLD_SIZE).",

@@ -44,6 +44,7 @@ class Command:
         durations = {f"train.{name}" for name in DURATIONS}
         values = {name: value for name, value in self.overrides.items() if name not in durations}
         values |= {f"train.{name}": value for name, value in train.items()}
+        values["faults.most_crashes"] = 0  # crashes are meant here
         values |= {f"engine.{name}": value for name, value in engine.items()}
         if ranks > 1:
             values["parallel.timeout"] = self.timeout

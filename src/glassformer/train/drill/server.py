@@ -27,7 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from glassformer.train.launch import prepare_process, start_ranks
+from glassformer.train.launch import prepare_process
+from glassformer.train.parallel.starting import start_ranks
 
 _DEATH_SIGNAL, _SUBREAPER = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER of prctl(2)
 _LOADED = (

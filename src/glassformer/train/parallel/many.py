@@ -19,6 +19,9 @@ small change of words goes over gloo on the CPU, also where gradients go over NC
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -36,7 +39,9 @@ from glassformer.model.count import Precision
 from glassformer.model.transformer import Transformer
 from glassformer.train.config import ParallelConfig
 from glassformer.train.ranks import Named, Ranks
+from glassformer.train.stragglers import Stragglers
 from glassformer.train.task import Batch
+from glassformer.train.watchdog import Watchdog
 from glassformer.train.weights import Weights
 from glassformer.train.world import World
 
@@ -49,8 +54,13 @@ _BUCKET = 2**23
 class ManyRanks(Ranks):
     """One of several ranks, in torch's default process group."""
 
-    def __init__(self, world: World, config: ParallelConfig, device: str) -> None:
+    def __init__(
+        self, world: World, config: ParallelConfig, device: str, watchdog: Watchdog | None = None
+    ) -> None:
         self.rank, self.count, self._device = world.rank, world.count, device
+        self._watchdog, self._step = watchdog, 0
+        self._clock = _DeviceClock() if device == "cuda" else _Clock()
+        self._stragglers = Stragglers(lambda: self.hear(socket.gethostname()))
         self._shard = world.count if config.shard == "all" else config.shard
         self.sharded = self._shard > 1
         self._root: FSDPModule | None = None
@@ -80,8 +90,7 @@ class ManyRanks(Ranks):
                 group = []
         if group:
             yield group[min(self.rank, len(group) - 1)], int(self.rank < len(group))
-        if self._root is not None:
-            self._root.reshard()  # no backward pass comes that would
+        self.rest()
 
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         if not self.sharded:
@@ -99,7 +108,36 @@ class ManyRanks(Ranks):
                 module.set_force_sum_reduction_for_comms(True)
         return Weights(model, "fp32")  # FSDP2 keeps float32 masters itself, and gathers what is computed with
 
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        self._step = step
+        self._clock.begin()
+        self._at("its part", 2.0 if self.sharded else 1.0)  # sharded, it waits for others all the time
+        try:
+            yield
+        finally:
+            if self._watchdog:
+                self._watchdog.at_rest()
+        if not self.sharded:  # there, a rank's own part is full of exchanges
+            self._stragglers.add(*self._clock.read())
+
+    def noted(self, step: int, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from self._stragglers.look(step, every, self._each)
+
+    def _each(self, *numbers: float) -> list[list[float]]:
+        """The numbers of each rank, by rank."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        heard = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(heard, mine)
+        return [part.tolist() for part in heard]
+
+    def _at(self, part: str, patience: float) -> None:
+        if self._watchdog:
+            self._watchdog.at(part, self._step, patience)
+
     def sum_gradients(self, weights: Weights) -> None:
+        self._clock.split()
+        self._at("the exchange", 2.0)
         if self.sharded:
             return  # FSDP2 summed them in the backward pass
         for bucket in _buckets(weights.gradients):
@@ -108,11 +146,11 @@ class ManyRanks(Ranks):
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_([gradient.view(-1) for gradient in bucket], list(parts))
 
-    def norm(self, gradients: list[Tensor]) -> Tensor:
+    def norms(self, gradients: list[Tensor]) -> Tensor:
         if not self.sharded:
-            return super().norm(gradients)
+            return super().norms(gradients)
         local = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-        squares = torch.stack(torch._foreach_norm(local)).square().sum()
+        squares = torch.stack(torch._foreach_norm(local)).square()
         dist.all_reduce(squares, group=self._mesh()["shard"].get_group())
         return squares.sqrt()
 
@@ -173,6 +211,10 @@ class ManyRanks(Ranks):
             mine[name] = value
         return mine
 
+    def rest(self) -> None:
+        if self._root is not None:
+            self._root.reshard()
+
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         if not self.sharded:
             return model
@@ -196,6 +238,35 @@ class ManyRanks(Ranks):
             both = init_device_mesh(self._device, sizes, mesh_dim_names=names)
             self._made = both if sizes[0] > 1 else both["shard"]
         return self._made
+
+
+class _Clock:
+    """Seconds of a rank's own part of a step, and of the whole step."""
+
+    def begin(self) -> None:
+        self._began = self._ready = time.perf_counter()
+
+    def split(self) -> None:
+        self._ready = time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        return self._ready - self._began, time.perf_counter() - self._began
+
+
+class _DeviceClock(_Clock):
+    """The same where the work is queued for a device: marks in its queue, read when the step has waited for it."""
+
+    def begin(self) -> None:
+        super().begin()
+        self._marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self._marks[0].record()
+
+    def split(self) -> None:
+        self._marks[1].record()
+
+    def read(self) -> tuple[float, float]:
+        self._marks[1].synchronize()
+        return self._marks[0].elapsed_time(self._marks[1]) / 1000, super().read()[1]
 
 
 class _Rows:
