@@ -47,6 +47,13 @@ if TYPE_CHECKING:
     from glassformer.model.stacks import Decoder
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
+    from glassformer.scale.backtest import Backtest
+    from glassformer.scale.fit import Law, fit_law
+    from glassformer.scale.forecast import Forecast, Forecaster
+    from glassformer.scale.from_runs import scale_points
+    from glassformer.scale.isoflop import Allocation, allocation
+    from glassformer.scale.points import Points
+    from glassformer.scale.repeats import Repeats, fit_repeats
     from glassformer.text.config import DataConfig, TokenizerConfig
     from glassformer.text.report import text_report
     from glassformer.text.table_config import TableConfig
@@ -80,7 +87,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ablated",
+    "Allocation",
     "Attribution",
+    "Backtest",
     "Blame",
     "BlockBackward",
     "CausalTrace",
@@ -89,11 +98,14 @@ __all__ = [
     "Drill",
     "EmbeddingMap",
     "Explanation",
+    "Forecast",
+    "Forecaster",
     "Formation",
     "Generation",
     "GlassformerError",
     "Heads",
     "Integrated",
+    "Law",
     "Lens",
     "Loaded",
     "ModelConfig",
@@ -101,10 +113,12 @@ __all__ = [
     "NetworkConfig",
     "NeuronSheet",
     "Patched",
+    "Points",
     "PositionView",
     "Predictor",
     "Recipe",
     "Reliability",
+    "Repeats",
     "Reproduced",
     "Run",
     "SamplingView",
@@ -117,6 +131,7 @@ __all__ = [
     "Trace",
     "Translation",
     "ablate",
+    "allocation",
     "apply_temperature",
     "attention_tuple",
     "attribute",
@@ -130,6 +145,8 @@ __all__ = [
     "embedding_map",
     "explain",
     "fill",
+    "fit_law",
+    "fit_repeats",
     "from_pretrained",
     "generate",
     "heads",
@@ -157,6 +174,7 @@ __all__ = [
     "save_predictions",
     "save_pretrained",
     "save_trace",
+    "scale_points",
     "score",
     "step_view",
     "stream",
@@ -222,6 +240,13 @@ _ROOMS = {
     "train.drill.rehearsal": ["drill"],
     "train.drill.result": ["Drill"],
     "train.loop": ["train", "training"],
+    "scale.points": ["Points"],
+    "scale.fit": ["Law", "fit_law"],
+    "scale.isoflop": ["Allocation", "allocation"],
+    "scale.repeats": ["Repeats", "fit_repeats"],
+    "scale.from_runs": ["scale_points"],
+    "scale.forecast": ["Forecast", "Forecaster"],
+    "scale.backtest": ["Backtest"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
 

@@ -41,6 +41,7 @@ _VERBS = {
     "convert": "Write a model in another form: GGUF, Hugging Face's layout, or our own.",
     "runs": "List, show and verify runs.",
     "text": "Look at text before training on it.",
+    "scale": "Fit laws of loss to small runs.",
     "bench": "Measure this machine, and training on it.",
     "drill": "Rehearse disasters with a short copy of a run: kill, stop and damage it, and compare to the bit.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",

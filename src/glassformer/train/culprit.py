@@ -25,6 +25,7 @@ from glassformer.model.mlp import Network
 from glassformer.model.places import find
 from glassformer.stats import median
 from glassformer.train.engine import Choice
+from glassformer.train.ranks import ALONE, Ranks
 from glassformer.train.spikes import deviation
 from glassformer.train.step import micro_batches
 from glassformer.train.task import Batch
@@ -39,7 +40,9 @@ class _Found(Exception):
 class Checker:
     """A `see` that stops the pass at the first place with a number that is not finite."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stops: bool = True) -> None:
+        self.stops = stops
+        """False where other ranks wait for this one in the rest of the pass."""
         self.place: str | None = None
         self.bad: Tensor | None = None
         """True where a number is not finite."""
@@ -48,10 +51,11 @@ class Checker:
         return True
 
     def __call__(self, name: str, y: Tensor, /) -> Tensor:
-        bad = _bad(name, y.detach())
+        bad = _bad(name, y.detach()) if self.place is None else None
         if bad is not None:
             self.place, self.bad = name, bad
-            raise _Found
+            if self.stops:
+                raise _Found
         return y
 
 
@@ -71,32 +75,44 @@ class _Attached:
 
 
 def first_not_finite(
-    model: nn.Module, batch: Batch, choice: Choice, *, accumulate: int = 1
+    model: nn.Module, batch: Batch, choice: Choice, *, accumulate: int = 1, ranks: Ranks = ALONE
 ) -> dict[str, Any] | None:
-    """The first place with a number that is not finite, forward and, where there is none, backward.
+    """The first place with a number that is not finite, forward and, where no rank has one, backward. Each of `ranks`
+    looks at its rows.
 
     None when there is none either way. A dict of `pass`, `place`, `value`, the indices along the place's axes
     (`layer`, `head`, `position`, `query`, `neuron` ...; `part` of the batch), and of the samples it is in: `sample_id`
     of the first, `token`, and `sample_ids` of all.
     """
+    batch = ranks.rows(batch)
     device, size = torch.device(choice.device), len(batch.sample_ids) // accumulate
+    found: dict[str, Any] | None = None
     with aside(model, choice):
         for number, arrays in enumerate(micro_batches(batch, accumulate, device)):
             ids = batch.sample_ids[number * size : (number + 1) * size].tolist()
-            checker = Checker()
+            checker = Checker(stops=not ranks.sharded)
             with torch.no_grad(), contextlib.suppress(_Found):
                 _losses(model, arrays, checker)
-            if checker.place is not None and checker.bad is not None:
-                return _where("forward", model, checker.place, checker.bad, arrays, ids, number)
+            if found is None and checker.place is not None and checker.bad is not None:
+                found = _where("forward", model, checker.place, checker.bad, arrays, ids, number)
+            if found and not ranks.sharded:
+                break
+        ranks.rest()
+        if ranks.anywhere(found is not None):
+            return found
         for row, arrays in enumerate(micro_batches(batch, len(batch.sample_ids), device)):
-            found = _backward(model, arrays)
-            if found is not None:
+            seen = _backward(model, arrays)
+            if seen is not None and found is None:
                 part, ids = row // size, batch.sample_ids[row : row + 1].tolist()
-                return _where("backward", model, *found, arrays, ids, part)
-    return None
+                found = _where("backward", model, *seen, arrays, ids, part)
+            if found and not ranks.sharded:
+                break
+    return found
 
 
-def row_losses(model: nn.Module, batch: Batch, choice: Choice) -> list[dict[str, Any]]:
+def row_losses(
+    model: nn.Module, batch: Batch, choice: Choice, *, ranks: Ranks = ALONE
+) -> list[dict[str, Any]]:
     """The samples whose loss stands out most: `sample_id`, `loss`, and how many robust `deviations` it is above the
     median of the batch, the highest first."""
     device, found = torch.device(choice.device), []
@@ -106,6 +122,7 @@ def row_losses(model: nn.Module, batch: Batch, choice: Choice) -> list[dict[str,
         ):
             losses = _losses(model, arrays)
             found.append((int(sample), losses.mean().item() if losses.numel() else 0.0))
+    ranks.rest()
     values = [loss for _, loss in found]
     middle, spread = median(values), max(deviation(values), 1e-12)
     rows = [{"sample_id": i, "loss": x, "deviations": (x - middle) / spread} for i, x in found]

@@ -131,7 +131,7 @@ class Guard:
                 self.memory.keep(step, self.weights, self.optimizers, state(), ranks=self.ranks)
             self.last = step
         if self.is_due(step):
-            found_now = self.health.gradients(self.weights)
+            found_now = self.health.gradients(self.weights, self.ranks)
             self._noted += [("warning", {"message": f"step {step + 1}: {m}"}) for m in found_now]
         usual = self.watch.usual()
         drift = self.watch.admit(found.loss, found.grad_norm)
@@ -148,7 +148,7 @@ class Guard:
     def look(self, step: int, model: nn.Module, batch: Batch, choice: Choice) -> None:
         """At the model itself, where it is due."""
         if self.is_due(step):
-            found = self.health.logits(model, batch, choice)
+            found = self.health.logits(model, batch, choice, self.ranks)
             self._noted += [("warning", {"message": f"step {step + 1}: {m}"}) for m in found]
 
     def noted(self) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,6 +24,7 @@ from glassformer.look.step_batch import Lessons
 from glassformer.train.config import OptimizerConfig
 from glassformer.train.culprit import aside
 from glassformer.train.engine import Choice
+from glassformer.train.ranks import ALONE, Ranks
 from glassformer.train.step import micro_batches
 from glassformer.train.task import Batch
 from glassformer.train.weights import Weights
@@ -41,14 +42,14 @@ class Health:
         self._suspects: set[tuple[str, str]] = set()
         self._told: set[tuple[str, str]] = set()
 
-    def gradients(self, weights: Weights) -> Iterator[str]:
+    def gradients(self, weights: Weights, ranks: Ranks = ALONE) -> Iterator[str]:
         """Of the gradient that is there, before the update."""
         learned = {
             name: w.grad for name, w in weights.masters.items() if w.requires_grad and w.grad is not None
         }
         if not learned:
             return
-        norms = torch.stack(torch._foreach_norm(list(learned.values()))).tolist()
+        norms = ranks.norms(list(learned.values())).tolist()
         suspects: dict[tuple[str, str], str] = {}
         for (name, grad), norm in zip(learned.items(), norms, strict=True):
             mean_square = norm / grad.numel() ** 0.5
@@ -62,13 +63,14 @@ class Health:
         yield from self._new({key: text for key, text in suspects.items() if key in self._suspects})
         self._suspects = set(suspects)
 
-    def logits(self, model: nn.Module, batch: Batch, choice: Choice) -> Iterator[str]:
+    def logits(self, model: nn.Module, batch: Batch, choice: Choice, ranks: Ranks = ALONE) -> Iterator[str]:
         """Of one pass of the batch's first row."""
         largest = _Largest()
         arrays = next(micro_batches(batch, len(batch.sample_ids), torch.device(choice.device)))
         with aside(model, choice), torch.no_grad():
             given = {name: value for name, value in arrays.items() if value is not None}
             Lessons(given).each_loss(model, largest)  # type: ignore[arg-type] # every model that learns is one of these
+        ranks.rest()
         if not largest.seen:
             return
         values = torch.stack(list(largest.seen.values())).tolist()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassformer.train.optimizers import restore_state, state_tensors
+from glassformer.train.optimizers import forget, state_tensors
 from glassformer.train.ranks import ALONE, Ranks
 from glassformer.train.weights import Weights
 
@@ -42,7 +42,8 @@ class Memory:
     ) -> bool:
         """Take a copy in place of the older one; False, and the older one stays, where a number is not finite, on
         whichever of `ranks`: all of them go back to the same step."""
-        model, remembered = weights.masters, state_tensors(optimizers, weights.masters)
+        model = ranks.mine(weights.masters)
+        remembered = ranks.mine(state_tensors(optimizers, weights.masters))
         if ranks.anywhere(not all_finite([*model.values(), *remembered.values()])):
             return False
         _copy(model, self._model)
@@ -50,13 +51,15 @@ class Memory:
         self.step, self.state = step, dict(state)
         return True
 
-    def restore(self, weights: Weights, optimizers: Optimizers) -> None:
-        """Weights and optimiser are again what they were."""
-        weights.load(self._model)
-        copies = {
-            name: value.clone() for name, value in self._optimizer.items()
-        }  # the optimiser will write there
-        restore_state(optimizers, weights.masters, copies)
+    @torch.no_grad()
+    def restore(self, weights: Weights, optimizers: Optimizers, *, ranks: Ranks = ALONE) -> None:
+        """Weights and optimiser are again what they were, each number in its own place."""
+        for name, part in ranks.mine(weights.masters).items():
+            part.copy_(self._model[name])
+        weights.refresh()
+        forget(optimizers, weights.masters, but=self._optimizer)
+        for name, part in ranks.mine(state_tensors(optimizers, weights.masters)).items():
+            part.copy_(self._optimizer[name])
 
 
 @torch.no_grad()

@@ -112,6 +112,15 @@ def restore_state(
                 optimizer.state[weights[name]] = {k: v.to(device) for k, v in of_weight[name].items()}
 
 
+def forget(optimizers: Iterable[torch.optim.Optimizer], weights: Named, *, but: Mapping[str, Tensor]) -> None:
+    """Leave the optimisers nothing but what `state_tensors` calls by these names."""
+    names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
+    for optimizer in optimizers:
+        for weight, state in optimizer.state.items():
+            for key in [key for key in state if f"{names[weight]}.{key}" not in but]:
+                del state[key]
+
+
 class Lion(torch.optim.Optimizer):
     """The sign of an average gradient: every weight moves by exactly the learning rate."""
 

@@ -56,8 +56,12 @@ class Ranks:
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The length of the whole gradient."""
-        length: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+        length: Tensor = self.norms(gradients).norm()
         return length
+
+    def norms(self, gradients: list[Tensor]) -> Tensor:
+        """The length of each tensor's gradient: (gradient,)."""
+        return torch.stack(torch._foreach_norm(gradients))
 
     def sum(self, value: Tensor) -> Tensor:
         return value
@@ -93,6 +97,9 @@ class Ranks:
     def spread(self, tensors: Named, like: Named) -> Named:
         """Rank 0's tensors to all, each divided as its weight in `like` is."""
         return tensors
+
+    def rest(self) -> None:
+        """After a pass that no backward pass follows: what was gathered for it is let go of."""
 
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The model with all its weights, for rank 0 to look at."""

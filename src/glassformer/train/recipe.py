@@ -63,21 +63,6 @@ class BaseRecipe(Config):
     faults: FaultsConfig = FaultsConfig()
     parallel: ParallelConfig = ParallelConfig()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _faults_of_shards(cls, values: Any) -> Any:
-        """Where weights are divided, what is left out of [faults] is what can be done there."""
-        parallel = values.get("parallel") if isinstance(values, Mapping) else None
-        faults = values.get("faults", {}) if isinstance(values, Mapping) else None
-        if not isinstance(parallel, Mapping) or not isinstance(faults, Mapping):
-            return values
-        if str(parallel.get("shard", 1)) == "1":
-            return values
-        return {
-            **values,
-            "faults": {**{key: possible[0] for key, possible in _SHARDED_FAULTS.items()}, **faults},
-        }
-
     @model_validator(mode="after")
     def _can_be_sharded(self) -> Self:
         if self.parallel.shard == 1:
@@ -90,12 +75,6 @@ class BaseRecipe(Config):
             )
         if self.engine.compile == "on":
             problems.append("engine.compile 'on' has no effect with parallel.shard: sharded steps are eager")
-        for key, possible in _SHARDED_FAULTS.items():
-            if (given := getattr(self.faults, key)) not in possible:
-                instead = " or ".join(map(repr, possible))
-                problems.append(
-                    f"faults.{key} {given!r} needs whole weights on each rank; take {instead}, or shard = 1"
-                )
         if problems:
             raise Clash(problems)
         return self
@@ -246,11 +225,6 @@ RECIPES: dict[str, type[AnyRecipe]] = {
     "classify": TableRecipe, "regress": TableRecipe, "marks": TableRecipe,
 }  # fmt: skip
 TARGETS: dict[str, Targets] = {"classify": "classes", "regress": "numbers", "marks": "marks"}
-_SHARDED_FAULTS: dict[str, tuple[str | int, ...]] = {
-    "not_finite": ("stop",), "spike": ("log", "stop"), "remember_every": (0,), "look_every": (0,),
-}  # fmt: skip
-"""What [faults] can be where weights are divided, the default first: nothing looks at a model in parts, or keeps it in
-memory."""
 WHOLE_MATRICES = ("muon", "adafactor")
 """Optimisers that look at a whole matrix, not at one weight after the other."""
 _KINDS = {"language": "decoder", "translate": "encoder-decoder", "mask": "encoder", "label": "encoder"}

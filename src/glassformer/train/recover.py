@@ -9,6 +9,8 @@ from collections.abc import Generator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from glassformer.errors import RunError
 from glassformer.run import checkpoints
 from glassformer.train.bundle import write_bundle
@@ -35,9 +37,7 @@ def recover(session: Session, fault: Fault) -> Generator[Event, None, int]:
     damaged = guard.damaged()
     spike = fault.kind in ("loss_spike", "gradient_spike")
     earlier = spike and guard.config.spike == "roll_back" and _earlier_too(session)
-    seen = (
-        {} if session.ranks.sharded else _look(session, fault, batch, damaged)
-    )  # before anything is changed
+    seen = _look(session, fault, batch, damaged)  # before anything is changed
     decision = guard.decide(
         fault, lambda step: _ids(task.batches.batch(step)), damaged=damaged, earlier_too=earlier
     )
@@ -73,19 +73,20 @@ def _look(session: Session, fault: Fault, batch: Batch, damaged: bool) -> dict[s
     sizes = session.recipe.train.accumulate
     if damaged:
         remembered = state_tensors(session.optimizers, weights.masters)
-        seen["tensors"] = _heard(ranks, not_finite({**weights.masters, **remembered}))
+        seen["tensors"] = _heard(ranks, not_finite(ranks.mine({**weights.masters, **remembered})))
     elif fault.kind == "not_finite":
-        seen["tensors"] = [
-            {**row, "tensor": f"gradient of {row['tensor']}"}
-            for row in not_finite({name: master.grad for name, master in weights.masters.items()})
-        ]
+        gradients = {
+            f"gradient of {name}": w.grad for name, w in weights.masters.items() if w.grad is not None
+        }
+        rows = not_finite(ranks.mine(gradients))
+        seen["tensors"] = _heard(ranks, rows) if ranks.sharded else rows
     if fault.kind == "not_finite":
-        mine = first_not_finite(session.model, ranks.rows(batch), session.choice, accumulate=sizes)
+        mine = first_not_finite(session.model, batch, session.choice, accumulate=sizes, ranks=ranks)
         seen["place"] = next(iter(_heard(ranks, [] if mine is None else [mine])), None)
         if seen["place"] and "sample_id" in seen["place"]:
             seen["samples"] = [_located(session, {"sample_id": seen["place"]["sample_id"]})]
     elif fault.found is not None:
-        rows = row_losses(session.model, batch, session.choice)
+        rows = row_losses(session.model, batch, session.choice, ranks=ranks)
         seen["samples"] = [_located(session, row) for row in rows]
     return seen
 
@@ -111,7 +112,10 @@ def _earlier_too(session: Session) -> bool:
     session.seed_dropout(last)
     batch = session.ranks.rows(session.task.batches.batch(last))
     parts = micro_batches(batch, session.recipe.train.accumulate, session.device)
-    (loss,) = session.ranks.total(sum(session.loss_of(**arrays).item() for arrays in parts))
+    with torch.set_grad_enabled(not session.ranks.sharded):
+        mine = sum(session.loss_of(**arrays).item() for arrays in parts)
+    session.ranks.rest()
+    (loss,) = session.ranks.total(mine)
     return session.guard.watch.is_high(loss)
 
 
@@ -126,7 +130,7 @@ def _go_back(session: Session) -> int:
     """To the state in memory or, without one, the newest whole checkpoint; the number of steps done there."""
     memory = session.guard.memory
     if memory.step is not None:
-        memory.restore(session.weights, session.optimizers)
+        memory.restore(session.weights, session.optimizers, ranks=session.ranks)
         session.restore_counts(memory.state)
         session.guard.go_back(memory.state["faults"])
         return memory.step

@@ -80,8 +80,7 @@ class ManyRanks(Ranks):
                 group = []
         if group:
             yield group[min(self.rank, len(group) - 1)], int(self.rank < len(group))
-        if self._root is not None:
-            self._root.reshard()  # no backward pass comes that would
+        self.rest()
 
     def prepare(self, model: nn.Module, precision: Precision) -> Weights:
         if not self.sharded:
@@ -108,11 +107,11 @@ class ManyRanks(Ranks):
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_([gradient.view(-1) for gradient in bucket], list(parts))
 
-    def norm(self, gradients: list[Tensor]) -> Tensor:
+    def norms(self, gradients: list[Tensor]) -> Tensor:
         if not self.sharded:
-            return super().norm(gradients)
+            return super().norms(gradients)
         local = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-        squares = torch.stack(torch._foreach_norm(local)).square().sum()
+        squares = torch.stack(torch._foreach_norm(local)).square()
         dist.all_reduce(squares, group=self._mesh()["shard"].get_group())
         return squares.sqrt()
 
@@ -172,6 +171,10 @@ class ManyRanks(Ranks):
             dist.broadcast(value, src=0)
             mine[name] = value
         return mine
+
+    def rest(self) -> None:
+        if self._root is not None:
+            self._root.reshard()
 
     def whole(self, model: nn.Module, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         if not self.sharded:
