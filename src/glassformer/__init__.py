@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from glassformer.model.stacks import Decoder
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
+    from glassformer.scale.backtest import Backtest
     from glassformer.scale.fit import Law, fit_law
+    from glassformer.scale.forecast import Forecast, Forecaster
     from glassformer.scale.from_runs import scale_points
     from glassformer.scale.isoflop import Allocation, allocation
     from glassformer.scale.points import Points
@@ -87,6 +89,7 @@ __all__ = [
     "Ablated",
     "Allocation",
     "Attribution",
+    "Backtest",
     "Blame",
     "BlockBackward",
     "CausalTrace",
@@ -95,6 +98,8 @@ __all__ = [
     "Drill",
     "EmbeddingMap",
     "Explanation",
+    "Forecast",
+    "Forecaster",
     "Formation",
     "Generation",
     "GlassformerError",
@@ -240,6 +245,8 @@ _ROOMS = {
     "scale.isoflop": ["Allocation", "allocation"],
     "scale.repeats": ["Repeats", "fit_repeats"],
     "scale.from_runs": ["scale_points"],
+    "scale.forecast": ["Forecast", "Forecaster"],
+    "scale.backtest": ["Backtest"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
 

@@ -70,6 +70,57 @@ def fit(
         _law(points, approach, delta, bootstrap, out=out, json=json)
 
 
+@scale.command
+def forecast(
+    what: Annotated[list[Path], Parameter(negative="")],
+    /,
+    *,
+    flops: float | None = None,
+    params: str | None = None,
+    tokens: str | None = None,
+    gain: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 0.01,
+    columns: str | None = None,
+    where: str | None = None,
+    unit: str | None = None,
+    best: bool = False,
+    json: bool = False,
+) -> None:
+    """Forecast the loss of a larger run, with an interval that the runs themselves have tested.
+
+    Args:
+        what: Folders of finished runs, or one .csv with a line for each run.
+        flops: Training compute; N and D are then the best there are for it.
+        params: Parameters of the run, such as 7B; with --tokens.
+        tokens: Its training tokens, such as 2T.
+        gain: Say at which compute doubling it lowers the loss by less than this.
+        columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,run=name.
+        where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
+        unit: Of the loss, such as "nats per token" or "bits per byte".
+        best: Of the runs with one N and one D only the one with the lowest loss.
+        json: One JSON document instead of tables.
+    """
+    from glassformer.units import parse_count
+
+    points = gf.scale_points(what, columns=columns, where=where, unit=unit, best=best)
+    forecaster = gf.Forecaster.of(points)
+    sizes = {"N": params, "D": tokens}
+    given = {name: float(parse_count(text)) for name, text in sizes.items() if text is not None}
+    found = forecaster.forecast(flops=flops, **given)
+    if json:
+        document(forecaster.to_dict(found, gain), "forecast")
+        return
+    facts(found.facts())
+    table(found.rows())
+    heading("The same compute, other sizes")
+    table(forecaster.allocation(found.C))
+    heading("How the smaller runs forecast the larger ones", forecaster.tested.rows())
+    table(forecaster.tested.rows())
+    facts(forecaster.flat_facts(gain))
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    _doubts([doubt.row() for doubt in forecaster.law.doubts])
+
+
 def _law(points: Points, form: str, delta: float, bootstrap: int, *, out: Path | None, json: bool) -> None:
     law = gf.fit_law(points, form, delta=delta, bootstrap=bootstrap)
     _save(law.chart(), out)

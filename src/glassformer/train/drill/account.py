@@ -163,6 +163,8 @@ def _seen(one: Disturbance, part: _Part, start: Start) -> str:
             told.append(event["message"].split(" (")[0].split(". ")[0])
         elif event["event"] in _BEGINS:
             told.append(f"exit {start.exit}, went on from step {event.get('step', 0)}")
+    if not any(event["event"] == "step" for event in part.events):
+        told = told or ["the next one came first"]
     return "; ".join(dict.fromkeys(told)) or "nothing"
 
 

@@ -13,6 +13,7 @@ Before anything happens, it is written down in the folder of this start, since w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -85,7 +86,8 @@ class Armed:
     def _updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """An optimiser has made its step; where there are two, an update is both. Steps that are taken to measure how
         the machine is used best come before the run's `start`."""
-        self._begun = self._begun or b'"event": "start"' in Path(self._plan["events"]).read_bytes()
+        with contextlib.suppress(FileNotFoundError):
+            self._begun = self._begun or b'"event": "start"' in Path(self._plan["events"]).read_bytes()
         if not self._begun:
             return
         count = self._counts[id(optimizer)] = self._counts.get(id(optimizer), 0) + 1
