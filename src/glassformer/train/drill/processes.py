@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,6 +135,10 @@ class Processes:
             if code is not None and pid not in found["alive"]:
                 break
             watch.attend(disturbances, ended=code is not None)
+            if code is not None and watch.go_on_alone():
+                start.remarks.append("the ranks went on without it, and were killed")
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             if watch.is_stuck():
                 start.stuck = True
                 with contextlib.suppress(ProcessLookupError):
@@ -172,6 +177,7 @@ class _Watch:
         self._heard = time.monotonic()
         self._read = 0
         self._others_gone: float | None = None
+        self._alone_at: int | None = None
         self._attended: set[int] = set()
 
     def new_deeds(self) -> list[dict[str, Any]]:
@@ -205,6 +211,17 @@ class _Watch:
                     self._start.remarks.append("the stopped rank had to be killed")
                     self._end(deed, signal.SIGKILL)
 
+    def go_on_alone(self) -> bool:
+        """Whether ranks whose launcher is gone have done more than a few steps since: quick ones would come to the end
+        of the run before they notice. True once."""
+        step = _last_step(self._setting.run / EVENTS)
+        if self._alone_at is None:
+            self._alone_at = step
+        if step - self._alone_at <= 2 * self._setting.every:
+            return False
+        self._alone_at = 2**62
+        return True
+
     def _end(self, deed: Mapping[str, Any], number: signal.Signals) -> None:
         self._attended.add(deed["number"])
         with contextlib.suppress(ProcessLookupError):
@@ -237,6 +254,15 @@ def _works(pid: int) -> bool:
             return True
         return False
     return state not in "ZX"
+
+
+def _last_step(path: Path) -> int:
+    """That of the last step in a run's events; 0 where there is none near their end."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        stream.seek(max(0, _size(path) - 4096))
+        found = re.findall(rb'"event": "step", "time": "[^"]*", "step": (\d+)', stream.read())
+        return int(found[-1]) if found else 0
+    return 0
 
 
 def _size(path: Path) -> int:

@@ -39,8 +39,9 @@ class Drill:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost, in no step on the way either."""
-        return self.whole and self.identical and all(row.identical is not False for row in self.disturbances)
+        """Whether nothing was lost, in no step on the way either, and all that was to befall the run did."""
+        on_the_way = all(row.identical is not False for row in self.disturbances)
+        return self.whole and self.identical and on_the_way and not self.left_out
 
     @property
     def cost_seconds(self) -> float:
@@ -75,6 +76,8 @@ class Drill:
         different = [same.what for same in self.comparison if not same.identical]
         if different:
             return f"NOT identical: {', '.join(different)}"
+        if self.left_out:
+            return "weights identical in the end, but NOT all that was planned came about"
         if not self.passed:
             return "weights identical in the end, but NOT all was well on the way"
         return "weights, optimiser, samples and losses identical to the bit"
