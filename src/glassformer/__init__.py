@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from glassformer.text.tokenizer import Tokenizer
     from glassformer.train.bundle import Reproduced, reproduce_fault
     from glassformer.train.doctor import checkup
+    from glassformer.train.drill.rehearsal import drill
+    from glassformer.train.drill.result import Drill
     from glassformer.train.loop import train, training
     from glassformer.train.parallel.rehearsal import Rehearsal, rehearse
     from glassformer.train.recipe import Recipe, load_recipe
@@ -96,6 +98,7 @@ __all__ = [
     "Consolidated",
     "DataConfig",
     "Decoder",
+    "Drill",
     "EmbeddingMap",
     "Explanation",
     "Forecast",
@@ -142,6 +145,7 @@ __all__ = [
     "checkup",
     "classify",
     "consolidate",
+    "drill",
     "embed",
     "embedding_map",
     "explain",
@@ -241,6 +245,8 @@ _ROOMS = {
     "train.recipe": ["Recipe", "load_recipe"],
     "train.bundle": ["Reproduced", "reproduce_fault"],
     "train.doctor": ["checkup"],
+    "train.drill.rehearsal": ["drill"],
+    "train.drill.result": ["Drill"],
     "train.loop": ["train", "training"],
     "scale.points": ["Points"],
     "scale.fit": ["Law", "fit_law"],

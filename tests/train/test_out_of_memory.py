@@ -174,12 +174,12 @@ import os, subprocess, sys
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
 from glassformer.run.manifest import free_memory_bytes, oom_kills
-from glassformer.train.launch import _exit_of
+from glassformer.train.launch import why_killed
 before = oom_kills()
 assert free_memory_bytes() < 80 * 2**20
 child = subprocess.run([sys.executable, "-c", "b = bytearray(300 * 2**20); print('alive')"])
-_exit_of({0: 1, 1: child.returncode}, before)
-_exit_of({0: 1, 1: child.returncode}, oom_kills())
+assert child.returncode == -9
+print(why_killed(before), why_killed(oom_kills()), sep="\\n", file=sys.stderr)
 """
 
 
@@ -212,5 +212,5 @@ def test_a_rank_that_the_kernel_killed_for_want_of_memory_is_told_from_others(sm
     )
     assert done.returncode == 0 and "alive" not in done.stdout, done.stderr
     certain, unsure = done.stderr.splitlines()
-    assert "Rank 1 was killed by SIGKILL. The kernel did it because memory ran out" in certain
-    assert "The kernel does that when memory runs out (dmesg tells)" in unsure
+    assert "the kernel did it because memory ran out" in certain
+    assert "the kernel does that when memory runs out (dmesg tells)" in unsure

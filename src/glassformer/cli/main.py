@@ -44,6 +44,7 @@ _VERBS = {
     "text": "Look at text before training on it.",
     "scale": "Fit laws of loss to small runs.",
     "bench": "Measure this machine, and training on it.",
+    "drill": "Rehearse disasters with a short copy of a run: kill, stop and damage it, and compare to the bit.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",
 }
 _CLOSED_PIPE, _INTERRUPTED = 141, 130  # what a shell reports for SIGPIPE and SIGINT

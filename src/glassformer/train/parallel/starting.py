@@ -21,7 +21,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from json import dumps
@@ -38,10 +38,14 @@ _SAVE_SECONDS = 600
 _ASKS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
-def start_ranks(count: int, arguments: Sequence[str], run: Path | None = None, restarts: int = 0) -> int:
+def start_ranks(
+    count: int, arguments: Sequence[str], run: Path | None = None, restarts: int = 0,
+    entry: Callable[..., None] | None = None,
+) -> int:  # fmt: skip
     """`glassformer ARGUMENTS` in `count` processes that find each other; returns what they exit with.
 
     Those that die begin again up to `restarts` times. `run` is where they train: how they died is written there.
+    `entry` is called with the arguments instead, in processes that are forked from this one.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     os.environ[attempt.BEGUN] = str(time.monotonic())
@@ -51,7 +55,7 @@ def start_ranks(count: int, arguments: Sequence[str], run: Path | None = None, r
     while True:
         os.environ[attempt.RESTARTS] = str(done)
         with tempfile.TemporaryDirectory(prefix="glassformer-ranks-") as said:
-            code, cause = _one_life(count, arguments, Path(said), run)
+            code, cause = _one_life(count, arguments, Path(said), run, entry)
         if cause is None or not cause.again:
             return code
         do = f"all ranks begin again from the last checkpoint (restart {done + 1} of {restarts})"
@@ -63,7 +67,9 @@ def start_ranks(count: int, arguments: Sequence[str], run: Path | None = None, r
         done += 1
 
 
-def _one_life(count: int, arguments: Sequence[str], said: Path, run: Path | None) -> tuple[int, Cause | None]:
+def _one_life(
+    count: int, arguments: Sequence[str], said: Path, run: Path | None, entry: Callable[..., None] | None
+) -> tuple[int, Cause | None]:
     """(the exit code of the ranks, why they ended; None where all did what they should or were told to)."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -73,11 +79,13 @@ def _one_life(count: int, arguments: Sequence[str], said: Path, run: Path | None
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="glassformer", rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=str(said)),
         signals_to_handle="", local_addr="localhost", shutdown_timeout=_SAVE_SECONDS,
+        start_method="fork" if entry else "spawn",
     )  # fmt: skip
     kills = oom_kills()
     with _signals(said) as heard:
         try:
-            elastic_launch(config, sys.executable)("-m", "glassformer", *arguments)
+            program = () if entry else ("-m", "glassformer")
+            elastic_launch(config, entry or sys.executable)(*program, *arguments)
         except ChildFailedError as failed:
             codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
             cause = why(codes, [Cause(**end["cause"]) for end in attempt.ends_below(said)])
