@@ -61,6 +61,8 @@ def start_ranks(
         do = f"all ranks begin again from the last checkpoint (restart {done + 1} of {restarts})"
         if done == restarts:
             do = f"after {restarts} restarts no more" if restarts else "the same command goes on"
+            if cause.what.endswith("SIGKILL"):
+                do += why_killed(None)
         print(f"error: {_sentence(cause)}: {do}.", file=sys.stderr, flush=True)
         if done == restarts:
             return code
@@ -92,8 +94,8 @@ def _one_life(
             if heard:
                 return _told(said, heard[0]), None
             if cause.what.startswith("it was killed"):
-                if cause.what.endswith("SIGKILL"):
-                    cause = Cause(cause.rank, f"{cause.what}{why_killed(kills)}", 1, True)
+                if cause.what.endswith("SIGKILL") and (certain := why_killed(kills)) != why_killed(None):
+                    cause = Cause(cause.rank, cause.what + certain, 1, True)
                 if run is not None:
                     attempt.append_end(run, _line(cause))
             return cause.exit_code, cause
