@@ -200,6 +200,37 @@ def test_a_rank_says_in_seconds_what_it_cannot_begin_with(one: Trainer) -> None:
     assert not (one.folder / "never").exists()
 
 
+def test_ranks_meet_where_there_is_ipv6_alone_or_nothing_but_the_loopback(one: Trainer) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as taken:
+            taken.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    port, begun = free_port(), []
+    for rank in range(2):
+        here = place(rank, 2, port) | {"MASTER_ADDR": "::1"}
+        begun.append((one.start("six", *PLAIN, "--train.steps", "3", **here), one.count - 1))
+    ended = [one.end(*started) for started in begun]
+    assert [end.exit for end in ended] == [0, 0], ended[0].said
+    if os.geteuid() != 0:
+        pytest.skip("only root can take the network away")
+    alone = "ip link set lo up && exec "
+    train = f"{sys.executable} -m glassformer train tiny.toml --run lonely --ranks 2 --train.steps 3"
+    environment = {
+        **os.environ,
+        "GLASSFORMER_HOME": str(one.home),
+        "PYTHONPATH": str(SOURCE),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", alone + train + " " + " ".join(PLAIN)],
+        cwd=one.folder, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    if "unshare failed" in done.stderr or "ip: not found" in done.stderr:
+        pytest.skip("the network cannot be taken away here")
+    assert done.returncode == 0, done.stderr
+
+
 def test_all_that_is_wrong_with_the_environment_is_told_at_once() -> None:
     assert World.here({}) == World.here({"RANK": "0", "WORLD_SIZE": "1"}) == World()
     with pytest.raises(ConfigError) as missing:
