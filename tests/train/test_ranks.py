@@ -6,9 +6,12 @@ Ranks are real processes with torch's gloo between them, begun as by hand (RANK,
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -216,15 +219,10 @@ def test_ranks_meet_where_there_is_ipv6_alone_or_nothing_but_the_loopback(one: T
         pytest.skip("only root can take the network away")
     alone = "ip link set lo up && exec "
     train = f"{sys.executable} -m glassformer train tiny.toml --run lonely --ranks 2 --train.steps 3"
-    environment = {
-        **os.environ,
-        "GLASSFORMER_HOME": str(one.home),
-        "PYTHONPATH": str(SOURCE),
-        "OMP_NUM_THREADS": "1",
-    }
+    here = {"GLASSFORMER_HOME": str(one.home), "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["unshare", "-n", "sh", "-c", alone + train + " " + " ".join(PLAIN)],
-        cwd=one.folder, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=one.folder, env={**os.environ, **here}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     if "unshare failed" in done.stderr or "ip: not found" in done.stderr:
         pytest.skip("the network cannot be taken away here")
