@@ -7,7 +7,7 @@ demo: .venv/.installed
 	.venv/bin/python -m glassformer train
 
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: .venv/.installed-dev
 	tools/check

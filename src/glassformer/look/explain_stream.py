@@ -221,7 +221,7 @@ def _handed_out(seen: Seen, after: str) -> Source:
     """Where the block hands out what it holds now."""
     added = after != "resid_post" or seen.shown_block.parallel
     what = f'{after}", self._add' if added else f'{after}", x)'
-    return line_of("model/block.py", "Block.forward", f'see("{what}')
+    return line_of("model/block.py", "Block.computed", f'see("{what}')
 
 
 def other_blocks(seen: Seen, section: str, title: str, layers: Sequence[int]) -> Iterator[Step]:

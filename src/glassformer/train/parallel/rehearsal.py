@@ -64,7 +64,8 @@ class Rehearsal:
     beginning_bytes: int
     """The most that is held before the first step, while the model is built and divided."""
     host: Mapping[str, int]
-    """Bytes beside those: `remembered`, the state to roll back to; `checkpoint`, which rank 0 puts together."""
+    """Bytes beside those: `remembered`, the state to roll back to; `checkpoint`, the copy that is written beside the
+    work, and of divided weights the file that is made of it."""
     exchanges: Sequence[Mapping[str, Any]]
     """Of a whole step, a row for each kind and dimension of the mesh; bytes are one rank's."""
     sent_bytes: int
@@ -111,10 +112,11 @@ def rehearse_task(recipe: AnyRecipe, task: Task | None, ranks: int, rank: int = 
         exchanges = stage.step()
         held = stage.held()
     uneven = _uneven(held)
-    whole = sum(_whole_bytes(tensor) for kind in ("weights", "optimizer") for tensor in held[kind].values())
-    host = {"checkpoint": whole if rank == 0 else 0}
+    state = _local_bytes({kind: held[kind] for kind in ("weights", "optimizer")})
+    divided = recipe.parallel.divides_weights and ranks > 1
+    host = {"checkpoint": 2 * state if divided else state if rank == 0 else 0}
     if recipe.faults.remember_every:
-        host["remembered"] = _local_bytes({kind: held[kind] for kind in ("weights", "optimizer")})
+        host["remembered"] = state
     mesh, peak = _mesh(held["weights"], ranks), sum(ledger.at_peak.values())
     for row in exchanges:
         if row["over"] == "all":  # torch's own group, which is a dimension that has all ranks as well
