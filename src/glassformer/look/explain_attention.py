@@ -84,7 +84,8 @@ def _projected(head: _Head) -> Step:
         sentence = (
             "The query is made of the decoder's vector here, key and value of " + read + " of the source. "
         )
-        sources = [line_of("model/attention.py", "Attention.forward", "self._split(F.linear")]
+        sources = [line_of("model/attention.py", "Attention.forward", "self._split(self.project(")]
+        sources += [line_of("model/attention.py", "Attention.project", "F.linear(")]
         sources += [line_of("model/attention.py", "Attention.remember", "projected = ")]
     else:
         own = "ln1.normalized" if pre else "resid_pre"
