@@ -27,7 +27,7 @@ MIB = 2**20
 LARGE = (
     "--model.width", "64", "--model.heads", "32", "--model.layers", "2", "--model.context", "64",
     "--model.dropout", "0", "--train.batch", "32", "--train.steps", "2", "--train.checkpoint_every", "1",
-    "--train.validate_every", "9", "--train.sample_every", "9",
+    "--train.validate_every", "9", "--train.sample_every", "9", "--faults.replay_every", "0",
 )  # fmt: skip
 """51 MiB of activations beside 7 MiB of everything else."""
 ONCE = ("--train.accumulate", "1")

@@ -169,6 +169,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # closures are not used here
+        orthogonal = getattr(self, "orthogonal", each_orthogonal)  # a copy keeps torch's own attributes alone
         for group in self.param_groups:
             same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for w in group["params"]:
@@ -177,7 +178,7 @@ class Muon(torch.optim.Optimizer):
                 gradients = [w.grad for w in weights if w.grad is not None]
                 momenta = [self.state[w].setdefault("momentum", torch.zeros_like(w)) for w in weights]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-                ahead = self.orthogonal(list(torch._foreach_lerp(gradients, momenta, group["momentum"])))
+                ahead = orthogonal(list(torch._foreach_lerp(gradients, momenta, group["momentum"])))
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(weights, [m.to(weights[0].dtype) for m in ahead], alpha=-rate)

@@ -12,10 +12,9 @@ It happens before anything of a step is exchanged or changed, and on all ranks t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from glassformer.train.launch import spare_pages
 from glassformer.train.out_of_memory import explain, fields_of, in_short, is_out_of_memory, let_go
@@ -23,6 +22,8 @@ from glassformer.train.task import Event
 
 if TYPE_CHECKING:
     from glassformer.train.loop import Session
+
+T = TypeVar("T")
 
 
 class Parts:
@@ -42,7 +43,7 @@ class Parts:
             self.count = self._at_least(self.rows / before["rows"]) or self.rows
             spare_pages()  # as it was when that fitted
 
-    def fit(self, compute: Callable[[int], Tensor], step: int) -> Tensor:
+    def fit(self, compute: Callable[[int], T], step: int) -> T:
         """What `compute` makes of the rows in so many micro-batches as fit; of the step that counts from 0.
 
         It must be able to begin again from nothing. Raises OutOfMemory where single rows do not fit.

@@ -85,7 +85,9 @@ class Replay:
             return
         session, ranks, batch = self._session, self._session.ranks, self._session.task.batches.batch(0)
         near = _NEAR[session.choice.precision]
-        first, second = (self._answer(0, batch, self._whose(0)) for _ in range(2))
+        first, second = (
+            session.parts.fit(lambda parts: self._answer(0, batch, self._whose(0)), -1) for _ in range(2)
+        )
         fault = Silent(-1, first, second, known.wrong_answers(session.device))
         heard = ranks.hear((first.word == second.word, not fault.failed, second.word))
         unsteady = [f"rank {rank}" for rank, (same, _, _) in enumerate(heard) if not same]
@@ -113,8 +115,11 @@ class Replay:
 
     def before(self, step: int, batch: Batch) -> None:
         """The answer that the step's own will be compared with. Random numbers are to be set anew after it."""
-        self._first, self._gradients, self._parts = None, {}, self._session.parts.count
-        self._second = self._answer(step, batch, self._whose(step)) if self.is_due(step) else None
+        self._first, self._second, self._gradients = None, None, {}
+        if self.is_due(step):
+            fit = self._session.parts.fit
+            self._second = fit(lambda parts: self._answer(step, batch, self._whose(step)), step)
+        self._parts = self._session.parts.count
         self._mine = self._second is not None and self._whose(step) == self._session.ranks.data_rank
 
     def note(self, loss: Tensor) -> None:
