@@ -10,6 +10,7 @@
     │   ├── RunLocked               1   another process writes in it
     │   ├── CrashLoop               1   it crashed again and again at the same place
     │   └── CheckpointError         3   a checkpoint failed its check
+    ├── OutOfMemory                 1   a step takes more memory than there is
     └── Stopped                     75  stopped early, everything saved; the same command goes on
 
 Each message says what was given, what was expected and what to do next. The exit code is what
@@ -72,6 +73,10 @@ class CrashLoop(RunError):
 
 class CheckpointError(RunError):
     exit_code = 3
+
+
+class OutOfMemory(GlassformerError):
+    """What a step takes is more than there is; everything saved stays."""
 
 
 class Stopped(GlassformerError):

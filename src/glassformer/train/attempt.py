@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from glassformer.errors import GlassformerError, Stopped
+from glassformer.errors import GlassformerError, OutOfMemory, Stopped
 
 RESTARTS, BEGUN = "GLASSFORMER_RESTARTS", "GLASSFORMER_BEGUN"
 """What `--ranks` tells its ranks: how often they were begun again, and the monotonic clock when they first were."""
@@ -55,7 +55,7 @@ class Cause:
     def of(cls, error: BaseException, rank: int) -> Cause:
         """`error` ends this rank."""
         if isinstance(error, GlassformerError):
-            return cls(rank, _short(str(error)), error.exit_code, isinstance(error, RankFailed))
+            return cls(rank, _short(str(error)), error.exit_code, isinstance(error, RankFailed | OutOfMemory))
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             return cls(rank, "it was interrupted", INTERRUPTED, False)
         return cls(rank, _short(f"{type(error).__name__}: {error}".strip(": ")), 1, True)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from glassformer.errors import GlassformerError
+from glassformer.errors import OutOfMemory
 from glassformer.model import count
 from glassformer.model.config import ModelConfig
 from glassformer.run.manifest import free_memory_bytes
@@ -37,7 +37,7 @@ from glassformer.units import show_bytes
 if TYPE_CHECKING:
     from glassformer.train.loop import Session
 
-_ROOM = 1.4
+_ROOM = 2.0
 """Measured: a step peaks at up to so many times what it keeps."""
 _WORDS = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "alloc_failed",
@@ -47,10 +47,6 @@ _HOLDS = {
     "weights": "weights", "gradients": "gradients", "optimizer": "the optimiser's memory",
     "remembered": "the state to go back to", "activations": "activations", "logits": "logits",
 }  # fmt: skip
-
-
-class OutOfMemory(GlassformerError):
-    """What a step takes is more than there is; everything saved stays."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

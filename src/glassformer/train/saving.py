@@ -154,7 +154,10 @@ class Saver:
         state = copy.deepcopy({"model": session.task.config.model_dump(mode="json"), **session.state()})
         folder = session.run.checkpoints
         if not self.divided:
-            return Flight(step, began, lambda: checkpoints.save(folder, step, copied, state, keep=keep))
+            beside = session.recipe.train.save_beside
+            return Flight(
+                step, began, lambda: checkpoints.save(folder, step, copied, state, keep=keep), beside=beside
+            )
         from glassformer.run import together
 
         group = self.group
@@ -172,9 +175,12 @@ class Saver:
 
 
 class Flight:
-    """One save on its way to the disk, in a thread of its own; for a rank that writes nothing, none."""
+    """One save on its way to the disk, in a thread of its own or, when not `beside`, at once; for a rank that writes
+    nothing, none."""
 
-    def __init__(self, step: int, began: float, write: Callable[[], Path] | None) -> None:
+    def __init__(
+        self, step: int, began: float, write: Callable[[], Path] | None, *, beside: bool = True
+    ) -> None:
         self.step, self.began = step, began
         self.error: RunError | None = None
         """What the disk, of this rank or another, refused."""
@@ -183,19 +189,24 @@ class Flight:
         self._path: Path | None = None
         self._bytes, self._seconds = 0, 0.0
         self._write = write
-        self._thread = threading.Thread(target=self._work, name=f"saves step {step}", daemon=True)
-        self._thread.start()
+        self._over = (
+            threading.Event()
+        )  # a signal may interrupt waiting for it, which joining a thread does not survive
+        if beside:
+            threading.Thread(target=self._work_aside, name=f"saves step {step}", daemon=True).start()
+        else:
+            self._work()
         self.stall_seconds = time.perf_counter() - began
 
     @property
     def how(self) -> float:
         """How it goes, as a number that ranks can tell each other."""
-        if self._thread.is_alive():
+        if not self._over.is_set():
             return _FLYING
         return _FAILED if self.error or self.broken else _LANDED
 
     def join(self, seconds: float | None = None) -> None:
-        self._thread.join(seconds)
+        self._over.wait(seconds)
 
     def told(self) -> dict[str, Any]:
         """The fields of the `checkpoint` event."""
@@ -204,6 +215,13 @@ class Flight:
             "step": self.step, "path": self._path.name, "bytes": self._bytes,
             "seconds": self._seconds, "stall_seconds": self.stall_seconds,
         }  # fmt: skip
+
+    def _work_aside(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # in a thread nobody would see it
+            self.broken = error
+            self._over.set()
 
     def _work(self) -> None:
         try:
@@ -214,9 +232,8 @@ class Flight:
             self.error = error
         except OSError as error:
             self.error = not_saved(Path(f"step {self.step}"), error)
-        except BaseException as error:  # in a thread nobody would see it
-            self.broken = error
         self._seconds = time.perf_counter() - self.began
+        self._over.set()
 
 
 class Copies:
