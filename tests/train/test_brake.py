@@ -28,7 +28,9 @@ def test_after_so_many_crashes_a_run_says_what_they_have_in_common_and_goes_on_w
     refused = trainer("loops", *THREE)
     assert refused.exit == 1, refused.said
     assert "The run crashed 3 times within 1 steps and does not go on" in refused.said
-    assert refused.said.count("after step 6") == 7  # the list (twice where memory ran out), what is common, what to do
+    assert (
+        refused.said.count("after step 6") == 7
+    )  # the list (twice where memory ran out), what is common, what to do
     assert "it left no trace" in refused.said and "not even 3 bytes" in refused.said
     assert "In common: all after step 6" in refused.said and "all perhaps for want of memory" in refused.said
     assert "smaller micro-batches (train.accumulate)" in refused.said

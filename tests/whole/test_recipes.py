@@ -24,7 +24,11 @@ def test_shakespeare_char_reaches_the_loss_it_states(tmp_path: Path) -> None:
     run = gf.train(
         "shakespeare-char",
         run=tmp_path / "run",
-        overrides={"data.paths": str(SHAKESPEARE), "train.sample_tokens": 0},
+        overrides={
+            "data.paths": str(SHAKESPEARE),
+            "train.sample_tokens": 0,
+            "engine.precision": "auto",  # products in bfloat16 take a hundred times as long where no core has them
+        },
     )
     assert run.summary()["val_loss"] <= stated + 0.02  # seeds 0 to 2 spread over 0.013
 
