@@ -16,6 +16,14 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLASSFORMER_HOME", str(tmp_path / "home"))
 
 
+CPU = Path("/proc/cpuinfo")
+in_minutes = pytest.mark.skipif(
+    CPU.exists() and "avx512_bf16" not in CPU.read_text(),
+    reason="without bfloat16 instructions a whole recipe takes longer than a test may",
+)
+
+
+@in_minutes
 @pytest.mark.slow
 @pytest.mark.skipif(not SHAKESPEARE.exists(), reason="tiny Shakespeare is not there: ../shared/data/text")
 def test_shakespeare_char_reaches_the_loss_it_states(tmp_path: Path) -> None:
@@ -27,7 +35,6 @@ def test_shakespeare_char_reaches_the_loss_it_states(tmp_path: Path) -> None:
         overrides={
             "data.paths": str(SHAKESPEARE),
             "train.sample_tokens": 0,
-            "engine.precision": "auto",  # products in bfloat16 take a hundred times as long where no core has them
         },
     )
     assert run.summary()["val_loss"] <= stated + 0.02  # seeds 0 to 2 spread over 0.013
@@ -42,6 +49,7 @@ def test_the_demo_begins_to_learn_from_the_standard_library(tmp_path: Path) -> N
     assert (run.path / "report.html").exists() and not run.verify()
 
 
+@in_minutes
 @pytest.mark.slow
 def test_demo_translate_writes_99_of_100_unseen_numbers_exactly_right(tmp_path: Path) -> None:
     stated = gf.load_recipe("demo-translate").recipe.about.loss
@@ -52,6 +60,7 @@ def test_demo_translate_writes_99_of_100_unseen_numbers_exactly_right(tmp_path: 
     assert gf.translate(gf.load(run.path), "three hundred and seven").text == "dreihundertsieben"
 
 
+@in_minutes
 @pytest.mark.slow
 def test_demo_label_tells_packages_apart_as_well_as_it_states(tmp_path: Path) -> None:
     stated = gf.load_recipe("demo-label").recipe.about.loss

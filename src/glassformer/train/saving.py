@@ -145,7 +145,7 @@ class Saver:
         session = self._session
         ranks, masters, keep = session.ranks, session.weights.masters, session.recipe.train.keep
         if not (ranks.is_first or self.divided):
-            return Flight(step, began, None)
+            return Flight(step, began, None, beside=False)
         tensors: Stems = {"model": masters, "optimizer": state_tensors(session.optimizers, masters)}
         tensors = {stem: ranks.as_saved(named) for stem, named in tensors.items()}
         copied: Stems = {stem: ranks.mine(named) for stem, named in tensors.items()}
