@@ -302,32 +302,6 @@ class _DeviceClock(_Clock):
         return self._marks[0].elapsed_time(self._marks[1]) / 1000, super().read()[1]
 
 
-class _Rows:
-    """One rank's rows of a batch, in order; the number of targets stays that of all."""
-
-    def __init__(self, batch: Batch, rank: int, count: int) -> None:
-        size = len(batch.sample_ids) // count
-        self._part = slice(rank * size, (rank + 1) * size)
-        self.sample_ids, self.num_targets = batch.sample_ids[self._part], batch.num_targets
-        self._batch = batch
-
-    def arrays(self) -> dict[str, NDArray[Any] | None]:
-        arrays = self._batch.arrays()
-        return {name: None if array is None else array[self._part] for name, array in arrays.items()}
-
-
-class _Ids:
-    """A batch of which only the samples' names matter."""
-
-    num_targets = 0
-
-    def __init__(self, sample_ids: NDArray[Any]) -> None:
-        self.sample_ids = sample_ids
-
-    def arrays(self) -> dict[str, NDArray[Any] | None]:
-        return {}
-
-
 def _blocks(model: nn.Module) -> list[nn.Module]:
     """What is gathered one at a time. An encoder-decoder reads its decoder's weights outside of their blocks, and a
     plain network has none: they are gathered whole."""
