@@ -29,6 +29,7 @@ context = 16
 steps = 6
 batch = 2
 checkpoint_every = 2
+save_beside = false
 log_every = 1
 sample_tokens = 4
 
