@@ -50,6 +50,7 @@ def test_the_demo_begins_to_learn_from_the_standard_library(tmp_path: Path) -> N
 
 
 @in_minutes
+@pytest.mark.sampled
 @pytest.mark.slow
 def test_demo_translate_writes_99_of_100_unseen_numbers_exactly_right(tmp_path: Path) -> None:
     stated = gf.load_recipe("demo-translate").recipe.about.loss
@@ -61,6 +62,7 @@ def test_demo_translate_writes_99_of_100_unseen_numbers_exactly_right(tmp_path: 
 
 
 @in_minutes
+@pytest.mark.sampled
 @pytest.mark.slow
 def test_demo_label_tells_packages_apart_as_well_as_it_states(tmp_path: Path) -> None:
     stated = gf.load_recipe("demo-label").recipe.about.loss
