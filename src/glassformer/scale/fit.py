@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,19 @@ class Law:
             **self.facts(), "values": self.rows(), "off": self.off, "doubts": [doubt.row() for doubt in self.doubts]
         }  # fmt: skip
 
+    def save(self, path: str | Path) -> Path:
+        """Write it as a .json that `load` reads, with its points and draws (law_file.py)."""
+        from glassformer.scale.law_file import write_law
+
+        return write_law(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Law:
+        """The law in a file that `save` wrote."""
+        from glassformer.scale.law_file import read_law
+
+        return read_law(path)
+
     @cached_property
     def doubts(self) -> list[Doubt]:
         """What is to be said against it (scale/honesty.py)."""
@@ -137,9 +151,9 @@ class Law:
 
     def rows(self) -> list[dict[str, Any]]:
         """Each number with its 95 % interval."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, value in self.values.items():
-            low, high = self.interval(name)
+            low, high = self.interval(name) if len(self.draws) else (None, None)
             rows.append({"number": name, "value": value, "low": low, "high": high})
         return rows
 

@@ -145,7 +145,7 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
             expected=f"{dropped[0]['reason']} (line {dropped[0]['line']}).",
         )
     columns = {name: np.array([values[name] for values in kept]) for name in kept[0]}
-    N, D, C, counting = _three(columns)  # noqa: N806 # the field's symbols
+    N, D, C, counting = _three(columns, found)  # noqa: N806 # the field's symbols
     loss = found["loss"].strip().lower()
     unit = "bits per byte" if loss in BITS_PER_BYTE else None
     return Points(
@@ -169,18 +169,22 @@ def _one(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], name: str,
     return said[0] if said else None
 
 
-def _three(columns: Mapping[str, Array]) -> tuple[Array, Array, Array, str]:
+def _three(columns: Mapping[str, Array], found: Mapping[str, str]) -> tuple[Array, Array, Array, str]:
+    """N, D, C and what was counted how: the names of the table's columns, as they tell of embeddings and the like."""
     given = {name: columns.get(name) for name in ("N", "D", "C")}
     n, d, c = given["N"], given["D"], given["C"]
+    said = ", ".join(
+        f"{name} of column {found[name]}" for name in ("N", "D", "C") if name in columns
+    )
     if n is None:
         assert c is not None and d is not None  # find_columns
-        return c / (6 * d), d, c, "N = C / (6 D)"
+        return c / (6 * d), d, c, f"{said}; N = C / (6 D)"
     if d is None:
         assert c is not None
-        return n, c / (6 * n), c, "D = C / (6 N)"
+        return n, c / (6 * n), c, f"{said}; D = C / (6 N)"
     if c is None:
-        return n, d, 6 * n * d, "C = 6 N D"
-    return n, d, c, "C as given"
+        return n, d, 6 * n * d, f"{said}; C = 6 N D"
+    return n, d, c, said
 
 
 def _unusable(values: Mapping[str, float]) -> str | None:
