@@ -57,7 +57,7 @@ class Law:
     points: Points | None = field(default=None, repr=False)
     residuals: Array = field(default_factory=lambda: np.empty(0), repr=False)
     """log of the loss less that of the fit, a point."""
-    noise: Noise = Huber()
+    noise: Noise = field(default_factory=Huber)
     prior: Prior | None = field(default=None, repr=False)
     held: Mapping[str, float] = field(default_factory=dict)
     """Numbers that were given, not fitted."""

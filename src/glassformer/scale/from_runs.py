@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glassformer.errors import UsageError
-from glassformer.run.folder import Run
 from glassformer.scale.honesty import best_of
 from glassformer.scale.points import Points, read_points
+
+
+_DECAYED = 0.5
+"""A learning rate that ends above this share of its peak was not decayed."""
 
 
 def scale_points(
@@ -54,7 +58,10 @@ def _pairs(text: str | Mapping[str, str] | None, option: str) -> dict[str, str]:
 
 def read_runs(paths: Sequence[str | Path]) -> Points:
     """The points of run folders: parameters, tokens, FLOPs and the loss held out at the end of each finished run."""
-    rows, dropped, units = [], [], set()
+    from glassformer.run.folder import Run  # which loads torch: a table needs none of it
+
+    rows, dropped, units, tokenizers = [], [], set(), set()
+    about: dict[str, set[str]] = {}
     for path in paths:
         run = Run.open(Path(path))
         summary = run.summary()
@@ -62,9 +69,20 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
             dropped.append({"line": 0, "run": str(path), "reason": f"the run is {summary['status']}"})
             continue
         rows.append(
-            (summary["parameters"], summary["tokens"], summary["val_loss"], summary["flops"], run.path.name)
+            (
+                summary["parameters"],
+                summary["tokens"],
+                summary["val_loss"],
+                summary["flops"],
+                run.path.name,
+                _warm(run.recipe),
+                run.recipe.get("optimizer", {}).get("learning_rate", np.nan),
+            )
         )
         units.add((run.events.last("start") or {}).get("loss_unit", "nats per token"))
+        tokenizers.add(str(run.manifest.get("tokenizer", ""))[:12])
+        for name, value in made(run.recipe, run.manifest).items():
+            about.setdefault(name, set()).add(value)
     if not rows:
         raise UsageError(
             "None of these runs is done.", do="Train them to their end: the same command goes on."
@@ -73,8 +91,64 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
         raise UsageError(
             f"These runs count their loss in {' and in '.join(sorted(units))}.", expected="One unit."
         )
-    n, d, y, c, names = zip(*rows, strict=True)
+    if len(tokenizers) > 1:
+        raise UsageError(
+            f"These runs have {len(tokenizers)} tokenizers, so their losses per token cannot be compared.",
+            expected="Runs with one tokenizer.",
+            do="Fit them apart, or train one tokenizer and name it in every recipe.",
+        )  # fmt: skip
+    n, d, y, c, names, warm, rates = zip(*rows, strict=True)
+    known = all(np.isfinite(rates))
     return Points.of(
         n, d, y, C=np.array(c, np.float64), runs=list(names), unit=units.pop(), dropped=dropped,
+        warm=np.array(warm) if any(warm) else None, lr=np.array(rates, np.float64) if known else None,
         counting="N with embeddings, C as the runs count (matmul)", source=f"{len(rows)} runs",
+        tokenizer=tokenizers.pop() or None, about={name: _few(values) for name, values in about.items()},
     )  # fmt: skip
+
+
+def _warm(recipe: Mapping[str, Any]) -> float:
+    """1 where the learning rate had hardly been decayed at the end."""
+    schedule = recipe.get("schedule", {})
+    return float(schedule.get("kind") == "constant" or schedule.get("final", 0.0) > _DECAYED)
+
+
+def made(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What the checklist asks about how a run was made, from what the run wrote down."""
+    keys = {
+        "architecture": ("model", ("kind", "norm", "positions", "activation", "gated", "tied")),
+        "vocabulary": ("tokenizer", ("kind", "vocab")),
+        "optimizer": ("optimizer", ("kind", "betas", "weight_decay")),
+        "learning rate": ("optimizer", ("learning_rate",)),
+        "schedule": ("schedule", ("kind", "warmup", "final")),
+        "batch": ("train", ("batch", "accumulate")),
+        "context": ("model", ("context",)),
+        "precision": ("engine", ("precision",)),
+        "data": ("data", ("paths", "validation")),
+        "seed": ("train", ("seed",)),
+    }
+    found = {}
+    for name, (table, wanted) in keys.items():
+        held = recipe.get(table, {})
+        said = [f"{key} {held[key]}" for key in wanted if held.get(key) not in (None, "", [])]
+        if said:
+            found[name] = ", ".join(said)
+    if manifest.get("data"):
+        found["data digest"] = str(manifest["data"])[:12]
+    if manifest.get("glassformer"):
+        found["code"] = f"glassformer {manifest['glassformer']}" + (
+            f", commit {str(manifest['commit'])[:10]}" if manifest.get("commit") else ""
+        )
+    machine = manifest.get("machine", {})
+    if machine.get("accelerators") or machine.get("cpu"):
+        found["machine"] = ", ".join(machine.get("accelerators") or [str(machine["cpu"])])
+    return found
+
+
+def _few(values: set[str]) -> str:
+    shown = sorted(values)
+    return (
+        shown[0]
+        if len(shown) == 1
+        else f"{len(shown)} values: {'; '.join(shown[:4])}{' ...' * (len(shown) > 4)}"
+    )

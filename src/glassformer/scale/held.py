@@ -1,9 +1,13 @@
 """A law some of whose numbers are held: what is left of a form when alpha is 0.35, or a is 0.5, and the rest is free.
 
-Every number that can be held is a straight line in theta, m theta = k (E = 1.7 is e = log 1.7; A = 400 is
-a + alpha * mean log N = log 400; a = beta / (alpha + beta) = v is (1 - v) beta - v alpha = 0). So theta = p + Z phi, with
-p the shortest theta on those lines and the columns of Z an orthonormal basis of what they leave free, and phi is
-fitted as any form's theta is.
+Every number that can be held is a straight line in theta, m theta = k:
+
+    E = 1.7                          e = log 1.7
+    A = 400                          a + alpha * mean log N = log 400
+    a = beta / (alpha + beta) = v    (1 - v) beta - v alpha = 0
+
+So theta = p + Z phi, with p the shortest theta on those lines and the columns of Z an orthonormal basis of what they
+leave free, and phi is fitted as any form's theta is.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"There is no law {path}.", do="Make one: glassformer scale fit ... --out law.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GlassformerError(f"{path} is no JSON: {error}.") from None
     schema = content.get("schema") if isinstance(content, dict) else None

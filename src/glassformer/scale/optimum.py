@@ -1,9 +1,9 @@
 """How to divide compute: the best N and D that a law knows, how flat that best is, and what else should count.
 
-    optimum(law, flops=1e24)                    least loss where 6 N D = C           (of a given N or D: the C it is best for)
-    optimum(law, flops=1e24, serve=1e13)        where 6 N D + 2 N S = C: answering S tokens is paid from the same purse
-    optimum(law, loss=2.0, serve=1e13)          least 6 N D + 2 N S that reaches this loss (Sardana et al. 2023, 2401.00448)
-    optimum(law, flops=1e22, unique=25e9)       only U tokens are there; D beyond them is repeated (Muennighoff et al. 2023)
+    optimum(law, flops=1e24)                least loss where 6 N D = C; of a given N or D, the C that it is best for
+    optimum(law, flops=1e24, serve=1e13)    where 6 N D + 2 N S = C: answering S tokens is paid from the same purse
+    optimum(law, loss=2.0, serve=1e13)      least 6 N D + 2 N S that reaches this loss (Sardana et al. 2023, 2401.00448)
+    optimum(law, flops=1e22, unique=25e9)   U tokens are there; D beyond is repeated (Muennighoff et al. 2023)
 
 6 FLOPs for each parameter and token of training, 2 of answering. The best is found on a grid of N, so for any law that
 reads N and D; for `chinchilla` it is N* = G (C / 6)^a, G = (alpha A / beta B)^(1 / (alpha + beta)). Near its best, loss
@@ -20,15 +20,15 @@ import numpy as np
 
 from glassformer import charts
 from glassformer.errors import UsageError
+from glassformer.scale.isoflop import Allocation
 from glassformer.scale.laws import Array
 from glassformer.scale.points import Points
+from glassformer.scale.published import Published
+from glassformer.scale.repeats import Repeated, Repeats
 from glassformer.units import show_count
 
 if TYPE_CHECKING:
     from glassformer.scale.fit import Law
-    from glassformer.scale.isoflop import Allocation
-    from glassformer.scale.published import Published
-    from glassformer.scale.repeats import Repeats
 
 _GRID = 400
 """Values of N between 1 and C / 6."""
@@ -152,8 +152,8 @@ def optimum(
         "flops": f"{flops:.3g} FLOPs" if flops else "", "N": f"{show_count(N or 0)} parameters",
         "D": f"{show_count(D or 0)} tokens", "loss": f"a loss of {loss}",
     }[asked[0]] + (f" and {show_count(serve)} tokens to answer" if serve else "")  # fmt: skip
-    if not hasattr(law, "log_loss") or getattr(law, "form", "") is None:
-        return _by_rule(law, flops, N, D, said, serve, unique)  # type: ignore[arg-type] # what has no log_loss has best
+    if isinstance(law, Allocation) or (isinstance(law, Published) and (law.size or law.tokens)):
+        return _by_rule(law, flops, N, D, said, serve, unique)
     form = str(getattr(law, "form", ""))
     if form not in ("chinchilla", "tied", "annealed", "kaplan"):
         raise UsageError(
@@ -220,7 +220,9 @@ def _along(curve: LogLoss, sizes: Array, flops: float, serve: float, theta: Arra
 def _flatness(curve: LogLoss, flops: float, best: float, serve: float) -> tuple[Mapping[str, float], ...]:
     sizes = best * np.array(_FACTORS)
     tokens = (flops - 2 * sizes * serve) / (6 * sizes)
-    more = np.expm1(_along(curve, sizes, flops, serve)[0] - _along(curve, np.array([best]), flops, serve)[0, 0])
+    more = np.expm1(
+        _along(curve, sizes, flops, serve)[0] - _along(curve, np.array([best]), flops, serve)[0, 0]
+    )
     return tuple(
         {"of the best N": f, "N": float(n), "D": float(d), "tokens per parameter": float(d / n), "more loss": float(m)}
         for f, n, d, m in zip(_FACTORS, sizes, tokens, more, strict=True)
@@ -269,8 +271,6 @@ def _cheapest(curve: LogLoss, loss: float, serve: float) -> float:
 
 def _limited(law: Law | Published, unique: float, repeats: Repeats | None) -> LogLoss:
     """The law with D beyond `unique` repeated."""
-    from glassformer.scale.repeats import Repeated
-
     values = dict(law.values)
     if not {"E", "A", "B", "alpha"} <= values.keys():
         raise UsageError(
@@ -293,7 +293,8 @@ def _by_rule(
 ) -> Optimum:  # fmt: skip
     if serve or unique is not None or (flops is None and N is None and D is None):
         raise UsageError(
-            "A rule of the best size says nothing of loss, serving or repeating.", expected="A law of loss, such as chinchilla."
+            "A rule of the best size says nothing of loss, serving or repeating.",
+            expected="A law of loss, such as chinchilla.",
         )  # fmt: skip
     low, high = np.log(1e6), np.log(1e36)
     for _ in range(60) if flops is None else ():

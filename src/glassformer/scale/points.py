@@ -173,9 +173,7 @@ def _three(columns: Mapping[str, Array], found: Mapping[str, str]) -> tuple[Arra
     """N, D, C and what was counted how: the names of the table's columns, as they tell of embeddings and the like."""
     given = {name: columns.get(name) for name in ("N", "D", "C")}
     n, d, c = given["N"], given["D"], given["C"]
-    said = ", ".join(
-        f"{name} of column {found[name]}" for name in ("N", "D", "C") if name in columns
-    )
+    said = ", ".join(f"{name} of column {found[name]}" for name in ("N", "D", "C") if name in columns)
     if n is None:
         assert c is not None and d is not None  # find_columns
         return c / (6 * d), d, c, f"{said}; N = C / (6 D)"

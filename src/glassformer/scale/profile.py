@@ -10,9 +10,9 @@ their noise and err together by runs:
 
     allowed = 1.92 * median(objective of the replicates - the best) / (median of chi-square / 2)
 
-Without a bootstrap, the unit is that of Student's likelihood, or of Huber's density exp(-rho(r) / tau), tau its own best
-value. Unlike a bootstrap a profile finds ends that no replicate reaches, and says where there is none: an end at the
-edge of what is tried is open.
+Without a bootstrap, the unit is that of Student's likelihood, or of Huber's density exp(-rho(r) / tau), tau its own
+best value. Unlike a bootstrap a profile finds ends that no replicate reaches, and says where there is none: an end at
+the edge of what is tried is open.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ _WEAK = 3.0
 """An interval whose ends are this many times apart says that its number is weakly identified."""
 _STEPS = 40
 """To either side, at most; each is a share of the allowance, found from the last."""
-_ENDS = {"E": (1e-3, None), "alpha": (1e-3, 5.0), "beta": (1e-3, 5.0), "gamma": (1e-3, 5.0), "a": (1e-3, 0.999)}
+_ENDS = {
+    "E": (1e-3, None),
+    "alpha": (1e-3, 5.0),
+    "beta": (1e-3, 5.0),
+    "gamma": (1e-3, 5.0),
+    "a": (1e-3, 0.999),
+}
 """What is tried at most; E up to the lowest loss, what has no entry a factor of 1e9 to either side."""
 
 

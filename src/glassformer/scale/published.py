@@ -137,7 +137,13 @@ class Published:
             ratio = v["alpha_N"] / v["alpha_D"]
             theta = [ratio * np.log(v["N_c"]), ratio, np.log(v["D_c"]), v["alpha_D"]]
         else:
-            theta = [np.log(v["E"]), np.log(v["A"]), v["alpha"], np.log(v["B"]), *([v["beta"]] if "beta" in v else [])]
+            theta = [
+                np.log(v["E"]),
+                np.log(v["A"]),
+                v["alpha"],
+                np.log(v["B"]),
+                *([v["beta"]] if "beta" in v else []),
+            ]
         assert self.form in FORMS
         nothing = np.empty((0, len(theta)))
         return Law(
