@@ -70,6 +70,12 @@ class Forecast:
             **{f"{name} beyond the largest run": f"{ratio:.3g} x" for name, ratio in self.beyond.items()},
         }  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        from glassformer.scale.report import card
+
+        said = [f"{name}: {value}" for name, value in self.facts().items()]
+        return card("A forecast of loss", said, self.rows(), warnings=self.warnings)
+
     def rows(self) -> list[dict[str, Any]]:
         """The interval at each level."""
         return [

@@ -13,7 +13,6 @@ from glassformer.errors import UsageError
 from glassformer.scale.honesty import best_of
 from glassformer.scale.points import Points, read_points
 
-
 _DECAYED = 0.5
 """A learning rate that ends above this share of its peak was not decayed."""
 

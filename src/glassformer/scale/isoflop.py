@@ -80,18 +80,9 @@ class Allocation:
 
     def chart(self) -> charts.Spec:
         """The best size by compute."""
-        rows = [{"C": p.C, "N": p.N} for p in self.profiles]
-        title = f"Best size by compute: N* ~ C^{self.a:.3f}"
-        return charts.line(
-            rows,
-            "C",
-            "N",
-            log_x=True,
-            log_y=True,
-            x_title="training FLOPs",
-            y_title="parameters",
-            title=title,
-        )
+        from glassformer.scale.pictures import sizes
+
+        return sizes(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file."""
@@ -100,6 +91,13 @@ class Allocation:
             "method": self.method, "a": self.a, "low": low, "high": high, "log_G": self.log_G, "profiles": self.rows(),
             "warnings": list(self.warnings),
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from glassformer.scale.pictures import sizes
+        from glassformer.scale.report import card
+
+        said = [f"{name}: {value}" for name, value in self.facts().items()]
+        return card("Best size by compute", said, self.rows(), warnings=self.warnings, chart=sizes(self))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a budget."""
@@ -114,6 +112,34 @@ def allocation(
 ) -> Allocation:
     """The best size for a compute, by `isoflop` (approach 2) or `envelope` (approach 1)."""
     return (isoflop if method == "isoflop" else envelope)(points, bootstrap=bootstrap, seed=seed)
+
+
+def approaches(points: Points, flops: float, *, bootstrap: int = 200) -> list[dict[str, Any]]:
+    """What each approach that the points allow says of the best size at `flops`: they need not agree."""
+    from glassformer.scale.fit import fit
+    from glassformer.scale.optimum import lowest, lowest_of
+
+    rows: list[dict[str, Any]] = []
+    for number, method in ((1, "envelope"), (2, "isoflop")):
+        try:
+            found = allocation(points, method, bootstrap=bootstrap)
+        except UsageError:
+            continue
+        low, high = np.quantile(np.exp(found.draws[:, 1] + found.draws[:, 0] * np.log(flops)), [0.1, 0.9])
+        rows.append(
+            _approach(
+                f"{number}: {method}", found.a, found.interval(), flops, found.best(flops)[0], low, high
+            )
+        )
+    try:
+        law = fit(points, bootstrap=bootstrap)
+    except UsageError:
+        return rows
+    low, high = np.quantile(lowest_of(law.log_loss, flops, 0.0, law.draws), [0.1, 0.9])
+    rows.append(
+        _approach("3: chinchilla", law.values["a"], law.interval("a"), flops, lowest(law, flops), low, high)
+    )
+    return rows
 
 
 def isoflop(
@@ -199,6 +225,15 @@ def envelope(points: Points, *, bootstrap: int = 200, seed: int = 0) -> Allocati
         "may lie beyond them"
     ] * (ends > 0.4 * len(best))
     return Allocation("envelope", a, log_g, profiles, draws, warnings)
+
+
+def _approach(
+    name: str, a: float, interval: tuple[float, float], flops: float, N: float, low: float, high: float  # noqa: N803
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "approach": name, "a": a, "a from": interval[0], "a to": interval[1], "N*": N, "N* from (80 %)": float(low),
+        "N* to": float(high), "D*": flops / (6 * N), "tokens per parameter": flops / (6 * N * N),
+    }  # fmt: skip
 
 
 def _budgets(C: Array) -> list[Array]:  # noqa: N803 # the field's symbol

@@ -209,6 +209,17 @@ FORMS: dict[str, Form] = {
     "frontier": Frontier(),
 }
 
+FORMULAS: dict[str, str] = {
+    "chinchilla": "L = E + A / N^alpha + B / D^beta",
+    "tied": "L = E + A / N^alpha + B / D^alpha",
+    "annealed": "L = (E + A / N^alpha + B / D^beta) * exp(warm) where not decayed",
+    "kaplan": "L = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D",
+    "size": "L = (N_c / N)^alpha_N",
+    "data": "L = (D_c / D)^alpha_D",
+    "compute": "L = (C_c / C)^alpha_C",
+    "frontier": "L = E + K / C^gamma",
+}
+
 
 def centred(columns: Mapping[str, Sequence[float] | Array]) -> tuple[dict[str, Array], dict[str, float]]:
     """(centred logarithms, their centres) of `N`, `D`, `C`, named n, d, c."""

@@ -1,0 +1,154 @@
+"""A law and a forecast in sentences: what a stranger reads first, and what the terminal, the page and a notebook share.
+
+Every number in them is one of the law's or the forecast's, with its interval where it has one, its unit and what was
+counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glassformer.errors import UsageError
+from glassformer.scale.laws import FORMULAS
+from glassformer.units import show_count
+
+if TYPE_CHECKING:
+    from glassformer.scale.fit import Law
+    from glassformer.scale.forecast import Forecast, Forecaster
+
+_DIVIDES = ("chinchilla", "tied", "annealed")
+
+
+def title(law: Law) -> str:
+    """The law and what it was fitted to, in a line."""
+    points = law.points
+    if points is None:
+        return f"{law.form}: {FORMULAS[law.form]}"
+    runs = len(set(points.runs))
+    low, high = points.ranges()["N"]
+    counted = f"{runs} runs" if runs == len(points) else f"{len(points)} points of {runs} runs"
+    return (
+        f"{FORMULAS[law.form]}, fitted to {counted} of {show_count(low)} to {show_count(high)} parameters and "
+        f"{points.C.min():.2g} to {points.C.max():.2g} FLOPs."
+    )  # fmt: skip
+
+
+def counting(law: Law) -> str:
+    """The unit and what was counted how."""
+    points = law.points
+    if points is None:
+        return ""
+    tokenizer = points.tokenizer or ("not needed" if points.unit == "bits per byte" else "not said")
+    return f"Loss in {points.unit or 'a unit that nobody said'} (tokenizer: {tokenizer}). {points.counting}."
+
+
+def of_law(law: Law) -> list[str]:
+    """What the numbers of a law mean."""
+    v = law.values
+    said = []
+    if "E" in v:
+        said.append(f"No size, text or compute brings the loss below {_with(law, 'E')}.")
+    if law.form in _DIVIDES:
+        beta = v.get("beta", v["alpha"])
+        said += [
+            f"Ten times the parameters leave {10 ** -v['alpha']:.0%} of what size is to blame for "
+            f"(alpha = {_with(law, 'alpha')}), ten times the tokens {10**-beta:.0%} of what text is "
+            f"(beta = {_with(law, 'beta' if 'beta' in v else 'alpha')}).",
+            f"The best size grows as C^{_with(law, 'a')}: ten times the compute is best spent on "
+            f"{10 ** v['a']:.2g} times the parameters and {10 ** (1 - v['a']):.2g} times the tokens.",
+            *_gain(law),
+        ]
+    elif law.form == "kaplan":
+        said.append(
+            f"Ten times the parameters, with tokens without end, multiply the loss by {10 ** -v['alpha_N']:.3g} "
+            f"(alpha_N = {_with(law, 'alpha_N')}), ten times the tokens by {10 ** -v['alpha_D']:.3g} (alpha_D = "
+            f"{_with(law, 'alpha_D')}). There is no floor: far beyond the runs it is too low."
+        )  # fmt: skip
+    elif law.form == "frontier":
+        said.append(
+            f"Ten times the compute leave {10 ** -v['gamma']:.0%} of what lies above the floor (gamma = "
+            f"{_with(law, 'gamma')})."
+        )  # fmt: skip
+    else:
+        name = f"alpha_{law.kind.needs.upper()}"
+        said.append(
+            f"Ten times the {law.kind.needs.upper()} multiply the loss by {10 ** -v[name]:.3g} ({name} = "
+            f"{_with(law, name)}). There is no floor: far beyond the runs it is too low."
+        )  # fmt: skip
+    if len(law.residuals):
+        said.append(
+            f"Half of the points lie within {np.median(np.abs(law.residuals)):.2%} of the law, nine of ten within "
+            f"{np.quantile(np.abs(law.residuals), 0.9):.2%}."
+        )
+    if law.held:
+        said.append(
+            "Not fitted but given: "
+            + ", ".join(f"{name} = {value:g}" for name, value in law.held.items())
+            + "."
+        )
+    return said
+
+
+def of_forecast(forecaster: Forecaster, forecast: Forecast, gain: float) -> list[str]:
+    """What is forecast, how sure that is, how far it reaches, and how well such forecasts did so far."""
+    unit = forecast.unit or "(unit not said)"
+    low, high = forecast.intervals[0.9]
+    inner = forecast.intervals[0.5]
+    said = [
+        f"{show_count(forecast.N)} parameters on {show_count(forecast.D)} tokens ({forecast.C:.3g} FLOPs): a loss of "
+        f"{forecast.loss:.4g} {unit}.",
+        f"Nine times of ten it will lie between {low:.4g} and {high:.4g}, every other time between {inner[0]:.4g} and "
+        f"{inner[1]:.4g}.",
+    ]
+    beyond = forecast.beyond
+    if beyond["C"] > 1:
+        said.append(
+            f"That is {beyond['C']:.3g} times the compute of the largest run, {beyond['N']:.2g} times its "
+            f"parameters and {beyond['D']:.2g} times its tokens."
+        )  # fmt: skip
+    else:
+        said.append("That is within the compute of the runs.")
+    cuts = forecaster.tested.cuts
+    if cuts:
+        off = float(np.mean([abs(cut.error) for cut in cuts]))
+        said.append(
+            f"How good are such forecasts? The smaller runs forecast the larger ones at {len(cuts)} cuts, up to "
+            f"{max(cut.beyond for cut in cuts):.3g} times beyond, and were {off:.1%} off on average; the interval is "
+            "as wide as that asks for."
+        )  # fmt: skip
+    else:
+        said.append(
+            "These runs are too few or too alike to test a forecast on themselves; the interval is that of published "
+            "studies."
+        )
+    flat, flat_low, flat_high = forecaster.flattens(gain)
+    said.append(
+        f"From {flat:.2g} FLOPs on (80 %: {flat_low:.2g} to {flat_high:.2g}), doubling the compute lowers the loss by "
+        f"less than {gain:g}."
+    )
+    return said
+
+
+def _gain(law: Law) -> list[str]:
+    """What ten times the largest compute buys."""
+    from glassformer.scale.optimum import lowest
+
+    if law.points is None:
+        return []
+    largest = float((6 * law.points.N * law.points.D).max())
+    try:
+        now, then = (law.loss(n, c / (6 * n)) for c in (largest, 10 * largest) for n in (lowest(law, c),))
+    except UsageError:
+        return []
+    return [f"Ten times the largest compute, divided so, lowers the loss from {now:.4g} to {then:.4g}."]
+
+
+def _with(law: Law, name: str) -> str:
+    """A number with its 95 % interval."""
+    value = law.values[name]
+    if name in law.held or not len(law.draws):
+        return f"{value:.4g}"
+    low, high = law.interval(name)
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
