@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from glassformer.errors import UsageError
+from glassformer.scale.fit import Law, fit_law
+from glassformer.scale.forecast import Forecaster
 from glassformer.scale.honesty import best_of
 from glassformer.scale.points import Points, read_points
+from glassformer.scale.published import Published, names, published_law
 
 _DECAYED = 0.5
 """A learning rate that ends above this share of its peak was not decayed."""
@@ -41,6 +44,41 @@ def scale_points(
         points = read_runs(paths)
     points = points if unit is None else replace(points, unit=unit)
     return best_of(points) if best else points
+
+
+def open_forecaster(
+    what: Sequence[str | Path] | str | Path, *, columns: str | Mapping[str, str] | None = None,
+    where: str | Mapping[str, str] | None = None, unit: str | None = None, best: bool = False,
+) -> Forecaster:  # fmt: skip
+    """What forecasts: a law.json as it is, or one made of run folders or a .csv.
+
+    Raises UsageError for a published law, whose loss is not one's own.
+    """
+    path = _alone(what)
+    if path is not None and path.suffix.lower() == ".json":
+        return Forecaster.load(path)
+    if path is not None and not path.exists() and str(path) in names():
+        published_law(str(path)).loss(0.0, 0.0)  # raises, and says what to do instead
+    return Forecaster.of(scale_points(what, columns=columns, where=where, unit=unit, best=best))
+
+
+def open_law(
+    what: Sequence[str | Path] | str | Path, *, columns: str | Mapping[str, str] | None = None,
+    where: str | Mapping[str, str] | None = None, unit: str | None = None, best: bool = False,
+) -> Law | Published:  # fmt: skip
+    """A law: of a law.json, of a published one's name, or fitted (chinchilla) to run folders or a .csv."""
+    path = _alone(what)
+    if path is not None and path.suffix.lower() == ".json":
+        return Law.load(path)
+    if path is not None and not path.exists() and not path.suffix:
+        return published_law(str(path))
+    return fit_law(scale_points(what, columns=columns, where=where, unit=unit, best=best))
+
+
+def _alone(what: Sequence[str | Path] | str | Path) -> Path | None:
+    """The one thing that is given, if it is one."""
+    paths = [what] if isinstance(what, str | Path) else list(what)
+    return Path(paths[0]) if len(paths) == 1 else None
 
 
 def _pairs(text: str | Mapping[str, str] | None, option: str) -> dict[str, str]:

@@ -30,6 +30,8 @@ _FAR_UP = 0.1
 """A run that lies so far above the law, and is an outlier, has diverged, or was stopped."""
 _TREND = 0.001
 """Chance of a trend of the residuals as strong as this in noise."""
+_NAMED = 1.6
+"""Budgets in names are rounded to one digit; those that differ by more are counted another way."""
 _SPREAD = 1.1
 """C / (6 N D) that varies by more than this factor is more than rounding."""
 
@@ -158,7 +160,7 @@ def _of_counting(law: Law, points: Points) -> Iterator[Doubt]:
         )  # fmt: skip
     named = [(named_budget(run), k) for run, k in zip(points.runs, 6 * points.N * points.D, strict=True)]
     shares = np.array([budget / k for budget, k in named if budget])
-    if len(shares) and (shares.max() / shares.min() > _SPREAD**2 or not 0.8 < np.median(shares) < 1.25):
+    if len(shares) and (shares.max() / shares.min() > _NAMED or not 1 / _NAMED < np.median(shares) < _NAMED):
         yield Doubt(
             "named budgets",
             f"the runs' names give budgets of {shares.min():.2f} to {shares.max():.2f} times 6 N D: they count "

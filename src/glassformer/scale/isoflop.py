@@ -25,10 +25,14 @@ from glassformer.scale.laws import Array
 from glassformer.scale.points import Points
 from glassformer.units import show_count
 
+Index = NDArray[np.intp]
+
 _SAME_BUDGET = 1.25
 """Neighbouring C within this factor are one budget."""
 _FEWEST = 4
 """Runs that hold a parabola, with one to spare."""
+_DENSE = 8
+"""Runs that make a budget where there are runs all around."""
 _ENVELOPE = 1500
 """Values of C at which training curves are compared."""
 
@@ -77,6 +81,26 @@ class Allocation:
             "method": self.method, "N* ~ C^a, a": f"{self.a:.3f} ({low:.3f} to {high:.3f})",
             "D* ~ C^b, b": f"{1 - self.a:.3f}", **said,
         }  # fmt: skip
+
+    def sentences(self) -> list[str]:
+        """What it says, in words."""
+        low, high = self.interval()
+        most = max(p.C for p in self.profiles)
+        said = [
+            f"By {self.method}, the best size grows as C^{self.a:.3f} (95 %: {low:.3f} to {high:.3f}), tokens as "
+            f"C^{1 - self.a:.3f}."
+        ]  # fmt: skip
+        for times in (1, 10, 100):
+            n, d = self.best(times * most)
+            said.append(
+                f"At {times * most:.3g} FLOPs".replace("e+", "e")
+                + f": {show_count(n)} parameters on {show_count(d)} tokens, {d / n:.3g} for each parameter."
+            )
+        return said
+
+    def compared(self, points: Points) -> list[dict[str, Any]]:
+        """What each approach says of the same points at a hundred times the largest compute."""
+        return approaches(points, 100 * max(p.C for p in self.profiles))
 
     def chart(self) -> charts.Spec:
         """The best size by compute."""
@@ -236,22 +260,37 @@ def _approach(
     }  # fmt: skip
 
 
-def _budgets(C: Array) -> list[Array]:  # noqa: N803 # the field's symbol
-    """Indices of the points of each budget, the smallest first."""
+def _budgets(C: Array) -> list[Index]:  # noqa: N803 # the field's symbol
+    """Indices of the points of each budget, the smallest first. Where the gaps between budgets are filled with other
+    runs, a budget is a stretch of C, no wider than `_SAME_BUDGET`, in which runs are dense."""
     order = np.argsort(C)
     cuts = np.flatnonzero(np.diff(np.log(C[order])) > np.log(_SAME_BUDGET)) + 1
-    return np.split(order, cuts)
+    found = []
+    for group in np.split(order, cuts):
+        if C[group].max() <= _SAME_BUDGET**2 * C[group].min():
+            found.append(group)
+            continue
+        left = group
+        while len(left):
+            ends = np.searchsorted(C[left], _SAME_BUDGET * C[left], side="right")
+            counts = ends - np.arange(len(left))
+            start = int(np.argmax(counts))
+            if counts[start] < _DENSE:
+                break
+            found.append(left[start : ends[start]])
+            left = np.concatenate([left[:start], left[ends[start] :]])
+    return sorted(found, key=lambda group: float(C[group[0]]))
 
 
-def _near_lowest(points: Points, index: Array, window: float | None) -> Array:
+def _near_lowest(points: Points, index: Index, window: float | None) -> Index:
     if window is None:
         return index
     lowest = points.N[index[np.argmin(points.loss[index])]]
-    near: Array = index[np.abs(np.log(points.N[index] / lowest)) <= np.log(window)]
+    near: Index = index[np.abs(np.log(points.N[index] / lowest)) <= np.log(window)]
     return near if len(near) >= _FEWEST else index
 
 
-def _profile(points: Points, index: Array) -> Profile | None:
+def _profile(points: Points, index: Index) -> Profile | None:
     """None where the points bend downwards or hold no parabola."""
     n, loss, budget = (
         np.log(points.N[index]),
@@ -272,7 +311,7 @@ def _profile(points: Points, index: Array) -> Profile | None:
     )
 
 
-def _line_draws(points: Points, sets: Sequence[Array], count: int, rng: np.random.Generator) -> Array:
+def _line_draws(points: Points, sets: Sequence[Index], count: int, rng: np.random.Generator) -> Array:
     """(replicate, 2): a and log G when the runs of each budget are drawn again. Replicates in which fewer than two
     budgets have a lowest point between their runs are left out."""
     log_c = np.array([np.log(points.C[index]).mean() for index in sets])

@@ -48,6 +48,18 @@ def write_law(path: str | Path, law: Law, forecaster: Forecaster | None = None) 
     return path
 
 
+def save_law(law: Law, path: str | Path) -> Path:
+    """Write a law with a forecaster of its points, so that forecasts need no further fit; without where the points are
+    too few for one."""
+    from glassformer.scale.forecast import Forecaster
+
+    try:
+        forecaster = None if law.points is None else Forecaster.of(law.points)
+    except UsageError:
+        forecaster = None
+    return write_law(path, law, forecaster)
+
+
 def read_law(path: str | Path) -> Law:
     """The law in a file.
 

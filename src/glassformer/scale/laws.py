@@ -104,10 +104,11 @@ class Chinchilla:
     def values(self, theta: Array, centres: Centres) -> dict[str, Array]:
         e, a, alpha, b = theta.T[:4]
         beta = alpha if self.tied else theta[:, 4]
-        found = {
-            "E": np.exp(e), "A": np.exp(a + alpha * centres["n"]), "B": np.exp(b + beta * centres["d"]),
-            "alpha": alpha, "beta": beta,
-        }  # fmt: skip
+        with np.errstate(over="ignore"):  # of draws in which nothing ends an exponent
+            found = {
+                "E": np.exp(e), "A": np.exp(a + alpha * centres["n"]), "B": np.exp(b + beta * centres["d"]),
+                "alpha": alpha, "beta": beta,
+            }  # fmt: skip
         return found | ({"warm": theta[:, 5]} if self.annealed else {})
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.scale.laws import Array
+from glassformer.scale.words import flops
 from glassformer.units import show_count
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class NextRuns:
         """What to do, in words."""
         if not self.runs:
             return [
-                f"No run of up to {self.cap:.3g} FLOPs narrows this forecast by a hundredth: what is left is "
+                f"No run of up to {flops(self.cap)} FLOPs narrows this forecast by a hundredth: what is left is "
                 "noise and the distance. Train larger ones."
             ]  # fmt: skip
         first, most = self.runs[0], max(self.runs, key=lambda run: run["narrower"])
@@ -159,6 +160,6 @@ def _sd_after(forecaster: Forecaster, forecast: Forecast, N: Array, D: Array, la
 
 def _told(what: str, run: Mapping[str, float]) -> str:
     return (
-        f"{what}: {show_count(run['N'])} parameters on {show_count(run['D'])} tokens ({run['C']:.3g} FLOPs), which "
+        f"{what}: {show_count(run['N'])} parameters on {show_count(run['D'])} tokens ({flops(run['C'])} FLOPs), which "
         f"narrows the interval by {run['narrower']:.1%}."
     )  # fmt: skip

@@ -74,11 +74,12 @@ class Optimum:
         """What it says, in words."""
         said = [
             f"For {self.asked}, {self.law} puts {show_count(self.N)} parameters on {show_count(self.D)} tokens: "
-            f"{self.D / self.N:.3g} tokens for each parameter, {self.C:.3g} FLOPs of training."
+            f"{self.D / self.N:.3g} tokens for each parameter"
+            + (f", {_flops(self.C)} FLOPs of training." if f"{_flops(self.C)} FLOPs" != self.asked else ".")
         ]
         if self.serve:
             said.append(
-                f"Answering {show_count(self.serve)} tokens takes another {2 * self.N * self.serve:.3g} FLOPs "
+                f"Answering {show_count(self.serve)} tokens takes another {_flops(2 * self.N * self.serve)} FLOPs "
                 f"({2 * self.N * self.serve / (self.C + 2 * self.N * self.serve):.0%} of all)."
             )
         if self.unique is not None:
@@ -100,7 +101,7 @@ class Optimum:
         """The numbers, each with its unit."""
         return {
             "law": self.law, "asked": self.asked, "parameters": show_count(self.N), "tokens": show_count(self.D),
-            "tokens per parameter": self.D / self.N, "training FLOPs": f"{self.C:.3g}", "epochs": self.epochs,
+            "tokens per parameter": self.D / self.N, "training FLOPs": _flops(self.C), "epochs": self.epochs,
             "loss": None if self.loss is None else f"{self.loss:.4g} {self.unit or '(unit not said)'}",
             "counting": self.counting,
         }  # fmt: skip
@@ -149,7 +150,7 @@ def optimum(
             do="Give one of --flops, --params, --tokens, --loss.",
         )  # fmt: skip
     said = {
-        "flops": f"{flops:.3g} FLOPs" if flops else "", "N": f"{show_count(N or 0)} parameters",
+        "flops": f"{_flops(flops)} FLOPs" if flops else "", "N": f"{show_count(N or 0)} parameters",
         "D": f"{show_count(D or 0)} tokens", "loss": f"a loss of {loss}",
     }[asked[0]] + (f" and {show_count(serve)} tokens to answer" if serve else "")  # fmt: skip
     if isinstance(law, Allocation) or (isinstance(law, Published) and (law.size or law.tokens)):
@@ -311,6 +312,10 @@ def _by_rule(
         interval = (float(low), float(high))
     counting = getattr(law, "counting", "C = 6 N D")
     return Optimum(size, tokens, 6 * size * tokens, said, _name(law), counting, interval=interval)
+
+
+def _flops(value: float) -> str:
+    return f"{value:.3g}".replace("e+", "e")
 
 
 def _name(law: Law | Published | Allocation) -> str:

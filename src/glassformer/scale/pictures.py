@@ -155,12 +155,24 @@ def fan(forecaster: Forecaster, forecast: Forecast, size: tuple[int, int] = WIDE
     words: charts.Spec = {"data": {"values": told_rows}, "encoding": {**at, "text": {"field": "words"}},
                           "mark": {"type": "text", "align": "right", "dx": -10, "dy": 12, "fontSize": 13,
                                    "fontWeight": 600}}  # fmt: skip
+    halo = words | {"mark": words["mark"] | {"stroke": "white", "strokeWidth": 4, "strokeJoin": "round"}}
+    names = [
+        {"C": rows[-1]["C"], "loss": rows[-1][f"high{level:.0%}"], "words": f"{level:.0%}"}
+        for level in forecast.intervals
+    ]
+    levels: charts.Spec = {
+        "data": {"values": names},
+        "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 11},
+        "encoding": {**_xy(x, y), "text": {"field": "words"}, "color": {"value": _BLUE}},
+    }
     largest = [{"C": float(points.C.max())}]
     edge: charts.Spec = {"data": {"values": largest}, "mark": {"type": "rule", "strokeDash": [3, 3], "opacity": 0.7},
                          "encoding": {"x": x, "color": {"value": _GREY}}}  # fmt: skip
     shown = _dots(points) | {"encoding": {**_xy(x, y), "color": {"value": _GREY}}}
     title = "Forecast: 50, 80 and 90 %. Right of the dashed line nothing was trained"
-    return _drawn(title, size, *bands, edge, shown, _curve(rows, x, y, _BLUE), whisker, point, words)
+    return _drawn(
+        title, size, *bands, edge, shown, _curve(rows, x, y, _BLUE), whisker, point, halo, words, levels
+    )
 
 
 def tested(backtest: Backtest, width: int = 640) -> charts.Spec:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from glassformer.scale.forecast import Forecast, Forecaster
     from glassformer.scale.next_run import NextRuns
 
+_HALF = (390, 270)
+"""A chart of which two stand side by side."""
 Rows = Sequence[Mapping[str, Any]]
 _WEAK = ("weak", "one ratio", "few sizes")
 """Doubts after which a profile is worth its place."""
@@ -44,14 +46,14 @@ def law_report(law: Law, path: str | Path) -> Path:
         _doubts(law),
         page.section(
             "The runs and the law", "Each dot is a run, the larger the model the darker.",
-            _pair(pictures.frontier(law), pictures.residuals(law)),
+            _pair(pictures.frontier(law, _HALF), pictures.residuals(law, _HALF)),
         ),
         *_division(law, points),
         page.section("The numbers", "With the middle 95 % of the bootstrap.", page.table(law.rows()), *_profiles(law)),
         page.section(
             "Points that lie off",
             "More than six robust standard deviations. Above them, the law with all points and the law without these.",
-            page.table([{"what": row["what"], **row} for row in law.off]),
+            page.table(words.shown(law.off)),
         ),
         _checklist(law, None),
     ]  # fmt: skip
@@ -69,10 +71,9 @@ def forecast_report(
     unit = forecast.unit or "unit not said"
     values = [
         (f"loss, {unit}", f"{forecast.loss:.4g}"),
-        ("nine times of ten", f"{low:.3g} to {high:.3g}"),
-        ("parameters", show_count(forecast.N)),
-        ("tokens", show_count(forecast.D)),
-        ("training FLOPs", f"{forecast.C:.3g}"),
+        ("nine times out of ten", f"{low:.3g} to {high:.3g}"),
+        (f"parameters, on {show_count(forecast.D)} tokens", show_count(forecast.N)),
+        ("training FLOPs", words.flops(forecast.C)),
         ("times the largest compute so far", f"{forecast.beyond['C']:.3g}"),
     ]
     flat = optimum(law, flops=forecast.C)
@@ -82,23 +83,24 @@ def forecast_report(
         page.notes(list(forecast.warnings)),
         page.section(
             "What will it be", "", _figure(pictures.fan(forecaster, forecast, (960, 400)), forecaster_rows(forecast)),
-            _sentences(words.of_forecast(forecaster, forecast, gain)), page.table(forecast.rows()),
+            _sentences(words.of_forecast(forecaster, forecast, gain)), page.table(words.shown(forecast.rows())),
         ),
         page.section(
             "Has it been right so far?",
             "The runs of little compute forecast those of much, which are known. This sets the width of the interval.",
-            _figure(pictures.tested(forecaster.tested), forecaster.tested.rows()), page.table(forecaster.tested.rows()),
+            _figure(pictures.tested(forecaster.tested), forecaster.tested.rows()),
+            page.table(words.shown(forecaster.tested.rows())),
         ) if forecaster.tested.cuts else "",
         _doubts(law),
         page.section(
-            "The same compute, other sizes", "", _sentences(flat.sentences()), page.table(flat.rows()),
+            "The same compute, other sizes", "", _sentences(flat.sentences()), page.table(words.shown(flat.rows())),
         ),
         page.section(
             "Which run next", "What one more run would tell, by the law's own doubts.",
-            _sentences(following.sentences()), page.table(following.rows()),
+            _sentences(following.sentences()), page.table(words.shown(following.rows())),
         ) if following is not None else "",
         page.section("The law", "", _sentences(words.of_law(law)), page.table(law.rows()),
-                     _pair(pictures.frontier(law), pictures.residuals(law))),
+                     _pair(pictures.frontier(law, _HALF), pictures.residuals(law, _HALF))),
         _checklist(law, forecaster),
     ]  # fmt: skip
     return _write(path, "A forecast of loss", body)
@@ -111,19 +113,19 @@ def allocation_report(found: Allocation, points: Points, path: str | Path) -> Pa
     N, D = found.best(most)  # noqa: N806 # the field's symbols
     values = [
         ("N* grows as C to the power", f"{found.a:.3f}"), ("95 %", f"{low:.3f} to {high:.3f}"),
-        (f"best size at {most:.2g} FLOPs", show_count(N)), ("on tokens", show_count(D)),
+        (f"best size at {words.flops(most)} FLOPs", show_count(N)), ("on tokens", show_count(D)),
         ("tokens for each parameter there", f"{D / N:.3g}"),
     ]  # fmt: skip
-    drawn = [pictures.sizes(found)]
+    drawn = [pictures.sizes(found, _HALF)]
     if found.method == "isoflop":
-        drawn.insert(0, pictures.parabolas(points, found))
+        drawn.insert(0, pictures.parabolas(points, found, _HALF))
     body = [
         _header(
             f"The best size for compute: {found.method}", f"{len(points)} points; {points.counting}.", ""
         ),
         page.cards(values),
         page.notes(list(found.warnings)),
-        page.section("The budgets", "", _pair(*drawn), page.table(found.rows())),
+        page.section("The budgets", "", _pair(*drawn), page.table(words.shown(found.rows()))),
         _methods(points, most),
     ]
     return _write(path, "The best size for compute", body)
@@ -141,7 +143,7 @@ def repeats_report(found: Repeats, points: Points, path: str | Path) -> Path:
         page.cards(values),
         page.section(
             "Passes over the same text", "Beside fresh text of the same length; the band is what R_D* leaves open.",
-            _pair(pictures.epochs(found), found.chart()), page.table(found.rows()),
+            _pair(pictures.epochs(found, _HALF), found.chart()), page.table(words.shown(found.rows())),
         ),
         page.notes(found.sentences()),
     ]  # fmt: skip
@@ -187,12 +189,12 @@ def _cards(law: Law) -> list[tuple[str, str]]:
         if name in law.values
     ]
     for name in names:
-        what = {"E": f"floor E, {points.per}", "a": "a: N* grows as C^a"}.get(name, name)
+        what = {"E": f"floor E, {points.per}", "a": "a of N* ~ C^a"}.get(name, name)
         if len(law.draws) and name not in law.held:
             low, high = law.interval(name)
-            what += f" (95 %: {low:.3g} to {high:.3g})"
+            what += f": {low:.3g} to {high:.3g}"
         cards.append((what, f"{law.values[name]:.4g}"))
-    cards.append(("points, typical residual", f"{len(points)}, {law.facts()['typical residual']}"))
+    cards.append((f"off the law, half of {len(points)} points", str(law.facts()["typical residual"])))
     return cards
 
 
@@ -216,13 +218,13 @@ def _division(law: Law, points: Points) -> list[str]:
     best = optimum(law, flops=at)
     parts = [
         page.section("How to divide compute", "At ten times the largest compute so far.", _sentences(best.sentences()),
-                     page.table(best.rows()))
+                     page.table(words.shown(best.rows())))
     ]  # fmt: skip
     try:
         found = isoflop(points, bootstrap=200)
     except UsageError:
         return parts
-    pair = _pair(pictures.parabolas(points, found), pictures.sizes(found))
+    pair = _pair(pictures.parabolas(points, found, _HALF), pictures.sizes(found, _HALF))
     return [
         *parts,
         page.section("Equal compute, other sizes", "Approach 2: a parabola for each budget.", pair),
@@ -234,8 +236,8 @@ def _methods(points: Points, flops: float) -> str:
     rows = approaches(points, flops)
     return page.section(
         "How much the method matters",
-        f"The same points, at {flops:.2g} FLOPs. Where these differ, so does the answer.",
-        page.table(rows),
+        f"The same points, at {words.flops(flops)} FLOPs. Where these differ, so does the answer.",
+        page.table(words.shown(rows)),
     )  # fmt: skip
 
 
@@ -259,7 +261,8 @@ def _checklist(law: Law, forecaster: Forecaster | None) -> str:
     parts = []
     for group in groups:
         rows = [{"question": a.question, "answer": a.answer} for a in answers if a.group == group]
-        parts += [f"<h3>{page.show(group.capitalize())}</h3>", page.table(rows)]
+        table = page.table(rows).replace("<td>unknown</td>", '<td class="warn">unknown</td>')
+        parts += [f"<h3>{page.show(group.capitalize())}</h3>", table]
     lead = (
         f"The questions that a report of a law should answer (Li et al. 2025, 2502.18969); {score(answers)}."
     )

@@ -6,7 +6,8 @@ counted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,47 @@ if TYPE_CHECKING:
 _DIVIDES = ("chinchilla", "tied", "annealed")
 
 
+_COUNTS = {"N": "parameters", "D": "tokens", "N*": "best parameters", "D*": "on tokens", "N* from (80 %)": "80 % from",
+           "N* to": "to"}  # fmt: skip
+_SHARES = {
+    "more loss": "more loss",
+    "narrower": "narrower by",
+    "width after": "width of the 80 %",
+    "error": "forecast too high by",
+    "a e-fold": "drift for each e-fold",
+    "off": "off",
+    "for each 1 % of the cap": "for each 1 % of the cap",
+    "worth": "worth",
+}
+
+
+def shown(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for people: counts as 7.3B, FLOPs as 1.2e21, shares in percent; columns by what they mean."""
+    every = [dict(row) for row in rows]
+    worth = bool(every) and "worth" in every[0]
+    out = []
+    for row in every:
+        new: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                new[_COUNTS.get(name, name)] = value
+            elif name in _COUNTS:
+                new[_COUNTS[name]] = show_count(value)
+            elif name == "C":
+                new["FLOPs"] = flops(value)
+            elif name in _SHARES or (worth and name in ("low", "high")):
+                new[_SHARES.get(name, name)] = _percent(value)
+            else:
+                new[name] = value
+        out.append(new)
+    return out
+
+
+def flops(value: float) -> str:
+    """1.2e21."""
+    return f"{value:.3g}".replace("e+", "e")
+
+
 def title(law: Law) -> str:
     """The law and what it was fitted to, in a line."""
     points = law.points
@@ -31,7 +73,7 @@ def title(law: Law) -> str:
     counted = f"{runs} runs" if runs == len(points) else f"{len(points)} points of {runs} runs"
     return (
         f"{FORMULAS[law.form]}, fitted to {counted} of {show_count(low)} to {show_count(high)} parameters and "
-        f"{points.C.min():.2g} to {points.C.max():.2g} FLOPs."
+        f"{flops(points.C.min())} to {flops(points.C.max())} FLOPs."
     )  # fmt: skip
 
 
@@ -91,16 +133,24 @@ def of_law(law: Law) -> list[str]:
     return said
 
 
+def of_fit(law: Law) -> str:
+    """How sure the fit itself is: starts, replicates, objective."""
+    return (
+        f"{law.starts_agreed} of {law.starts} starts came to this fit (objective {law.objective:.9g}); intervals are "
+        f"95 % of {law.converged} bootstrap replicates of runs."
+    )  # fmt: skip
+
+
 def of_forecast(forecaster: Forecaster, forecast: Forecast, gain: float) -> list[str]:
     """What is forecast, how sure that is, how far it reaches, and how well such forecasts did so far."""
     unit = forecast.unit or "(unit not said)"
     low, high = forecast.intervals[0.9]
     inner = forecast.intervals[0.5]
     said = [
-        f"{show_count(forecast.N)} parameters on {show_count(forecast.D)} tokens ({forecast.C:.3g} FLOPs): a loss of "
-        f"{forecast.loss:.4g} {unit}.",
-        f"Nine times of ten it will lie between {low:.4g} and {high:.4g}, every other time between {inner[0]:.4g} and "
-        f"{inner[1]:.4g}.",
+        f"{show_count(forecast.N)} parameters on {show_count(forecast.D)} tokens ({flops(forecast.C)} FLOPs): a loss "
+        f"of {forecast.loss:.4g} {unit}.",
+        f"Nine times out of ten it will lie between {low:.4g} and {high:.4g}, one time in two between {inner[0]:.4g} "
+        f"and {inner[1]:.4g}.",
     ]
     beyond = forecast.beyond
     if beyond["C"] > 1:
@@ -125,10 +175,14 @@ def of_forecast(forecaster: Forecaster, forecast: Forecast, gain: float) -> list
         )
     flat, flat_low, flat_high = forecaster.flattens(gain)
     said.append(
-        f"From {flat:.2g} FLOPs on (80 %: {flat_low:.2g} to {flat_high:.2g}), doubling the compute lowers the loss by "
-        f"less than {gain:g}."
+        f"From {flops(flat)} FLOPs on (80 %: {flops(flat_low)} to {flops(flat_high)}), doubling the compute lowers the "
+        f"loss by less than {gain:g}."
     )
     return said
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%" if abs(share) >= 5e-6 else "0%"
 
 
 def _gain(law: Law) -> list[str]:
