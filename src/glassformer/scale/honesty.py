@@ -207,7 +207,7 @@ def _of_lines(law: Law, points: Points) -> Iterator[Doubt]:
             f"{_some(points, above)}): diverged, or stopped early",
             without(law, ~above),
         )  # fmt: skip
-    off = (np.abs(law.residuals) > _OUTLIER * _spread(law.residuals)) & ~above
+    off = np.abs(law.residuals) > _OUTLIER * _spread(law.residuals)
     if off.any():
         yield Doubt(
             "outliers", f"{int(off.sum())} points lie more than {_OUTLIER:.0f} robust deviations off "

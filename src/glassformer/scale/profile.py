@@ -190,6 +190,7 @@ def _step(law: Law, number: str, value: float, objective: float, theta: Any) -> 
 
 def _tau(mean_rho: float, delta: float) -> float:
     """The tau for which exp(-rho(r) / tau), normalised, makes residuals of this mean rho likeliest."""
+    mean_rho = max(mean_rho, 1e-12 * delta**2)  # residuals that are all 0 leave no width at all
 
     def cost(log_tau: float) -> float:
         tau = np.exp(log_tau)
@@ -197,5 +198,6 @@ def _tau(mean_rho: float, delta: float) -> float:
         outside = 2 * tau / delta * np.exp(-(delta**2) / (2 * tau))
         return float(np.log(inside + outside) + mean_rho / tau)
 
-    found = minimize_scalar(cost, bounds=(np.log(delta**2) - 10, np.log(mean_rho) + 10), method="bounded")
+    low, high = sorted((np.log(delta**2), np.log(mean_rho)))
+    found = minimize_scalar(cost, bounds=(low - 10, high + 10), method="bounded")
     return float(np.exp(found.x))
