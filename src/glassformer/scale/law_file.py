@@ -104,7 +104,7 @@ def _content(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise GlassformerError(f"{path} is no JSON: {error}.") from None
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA or "law" not in content:
+    if schema != SCHEMA or not isinstance(content.get("law"), dict):
         raise UsageError(
             f"{path} is no law, but {schema or 'something else'}.",
             expected=f"A file with the schema {SCHEMA} and what a forecast needs.",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _GRID = 400
 """Values of N between 1 and C / 6."""
+_NEAR = 1e3
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _CLOSE = 0.01
 """Loss this share above the least still counts as good."""
@@ -189,14 +190,18 @@ def lowest(law: Law | Published, flops: float) -> float:
     return float(lowest_of(law.log_loss, flops, 0.0)[0])
 
 
-def lowest_of(curve: LogLoss, flops: float, serve: float, theta: Array | None = None) -> Array:
-    """(fit,): N of the least loss at this total cost, for the law or each of its draws."""
-    low, high = 0.0, float(np.log(flops / 6))
+def lowest_of(
+    curve: LogLoss, flops: float, serve: float, theta: Array | None = None, *, near: float | None = None
+) -> Array:
+    """(fit,): N of the least loss at this total cost, for the law or each of its draws; `near`: within 1e3 of it."""
+    low, high, count = 0.0, float(np.log(flops / 6)), _GRID
+    if near is not None:
+        low, high, count = float(np.log(near / _NEAR)), float(np.log(near * _NEAR)), _GRID // 4
     rounds = 3 if theta is None else 1
     for _ in range(rounds):  # each grid is finer; a parabola through the lowest three does the rest
-        n = np.linspace(low, high, _GRID)
+        n = np.linspace(low, high, count)
         losses = _along(curve, np.exp(n), flops, serve, theta)
-        at = np.clip(losses.argmin(axis=1), 1, _GRID - 2)
+        at = np.clip(losses.argmin(axis=1), 1, count - 2)
         rows = np.arange(len(losses))
         left, middle, right = losses[rows, at - 1], losses[rows, at], losses[rows, at + 1]
         step = n[1] - n[0]

@@ -40,7 +40,7 @@ def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
     """Every point by its compute, larger models darker; the curve is the least loss of the law for that compute."""
     points = law.points
     assert points is not None  # of `fit`
-    C = np.geomspace(points.C.min(), points.C.max() * 10, 60)  # noqa: N806 # the field's symbol
+    C = np.geomspace(points.C.min(), points.C.max() * 10, 40)  # noqa: N806 # the field's symbol
     x, y = _compute(C), _loss(points)
     dots = _dots(points) | {"encoding": {**_xy(x, y), "color": _by_size(points)}}
     if law.form not in _DIVIDES:
@@ -206,26 +206,15 @@ _DOT: charts.Spec = {"type": "point", "filled": True, "size": 34, "opacity": 0.8
 def _least(law: Law, flops: float) -> tuple[float, float, float]:
     """(loss, low, high): the least loss at `flops`, with the middle 95 % of the draws'."""
 
-    def at(theta: Array | None) -> Array:
-        n = lowest_of(law.log_loss, flops, 0.0, theta)
-        if theta is None:
-            least: Array = np.exp(law.log_loss(n, flops / (6 * n))[0])
-            return least
-        each = law.kind.log_loss(theta, _logs(law, n, flops / (6 * n)))[0]
-        own: Array = np.exp(np.diagonal(each))
-        return own
-
-    middle = float(at(None)[0])
+    size = lowest_of(law.log_loss, flops, 0.0)
+    middle = law.loss(float(size[0]), flops / (6 * float(size[0])))
     few = law.draws[:200]
     if not len(few):
         return middle, middle, middle
-    low, high = np.quantile(at(few), [0.025, 0.975])
+    n = lowest_of(law.log_loss, flops, 0.0, few, near=float(size[0]))
+    own = np.exp(np.diagonal(law.log_loss(n, flops / (6 * n), few)))
+    low, high = np.quantile(own, [0.025, 0.975])
     return middle, float(low), float(high)
-
-
-def _logs(law: Law, N: Array, D: Array) -> dict[str, Array]:  # noqa: N803
-    logs = {"n": np.log(N) - law.centres["n"], "d": np.log(D) - law.centres["d"]}
-    return logs | {"warm": np.zeros(len(N))}
 
 
 def _drawn(title: str, size: tuple[int, int], *layers: charts.Spec) -> charts.Spec:
