@@ -243,7 +243,7 @@ def _of_fit(law: Law, points: Points) -> Iterator[Doubt]:
             if low <= 0 or high / low > 3:
                 yield Doubt(
                     "weak", f"{name} is weakly identified: 95 % of the bootstrap from {low:.3g} to {high:.3g}",
-                    f"its value is one of many; see law.profile({name!r}), and do not print it alone",
+                    f"its value is one of many; see --profile {name}, and do not print it alone",
                 )  # fmt: skip
     for symbol, column in (("N", points.N), ("C", points.C)):
         if len(points) > 10 and len(np.unique(column)) > 2:

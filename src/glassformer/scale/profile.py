@@ -101,12 +101,19 @@ class NumberProfile:
             "limit": self.limit, "steps": self.rows(),
         }  # fmt: skip
 
-    def chart(self) -> charts.Spec:
-        """How well each value fits; a wide valley is a number that the points hardly know."""
-        return charts.line(
+    def chart(self, size: tuple[int, int] = (620, 260)) -> charts.Spec:
+        """How well each value fits; below the dashed line is the interval. A wide valley is a number hardly known."""
+        curve = charts.line(
             self.rows(), self.number, "objective", log_x=self.number in ("A", "B", "K"),
-            y_title="what the residuals count", title=f"How well each {self.number} fits",
+            y_title="what the residuals count", title=f"How well each {self.number} fits", size=size,
         )  # fmt: skip
+        ends = [
+            {self.number: step[self.number], "objective": self.limit}
+            for step in (self.steps[0], self.steps[-1])
+        ]
+        dashed = charts.line(ends, self.number, "objective", size=size)
+        dashed["mark"] = {"type": "line", "strokeDash": [4, 4], "strokeWidth": 1.2, "opacity": 0.7}
+        return charts.layers(curve, dashed)
 
 
 def profile(law: Law, number: str) -> NumberProfile:

@@ -251,7 +251,7 @@ def _profiles(law: Law) -> list[str]:
     return [
         "<h3>Profiles: each number held, the others free</h3>",
         page.table([{**one.facts()} for one in found]),
-        _pair(*(one.chart() for one in found[:2])),
+        _pair(*(one.chart(_HALF) for one in found[:2])),
     ]
 
 

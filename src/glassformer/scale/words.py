@@ -153,7 +153,7 @@ def of_forecast(forecaster: Forecaster, forecast: Forecast, gain: float) -> list
         f"and {inner[1]:.4g}.",
     ]
     beyond = forecast.beyond
-    if beyond["C"] > 1:
+    if beyond["C"] > 1.01:
         said.append(
             f"That is {beyond['C']:.3g} times the compute of the largest run, {beyond['N']:.2g} times its "
             f"parameters and {beyond['D']:.2g} times its tokens."
