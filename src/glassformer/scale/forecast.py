@@ -100,7 +100,8 @@ class Forecaster:
         flat, low, high = self.flattens(gain)
         return {
             "N": forecast.N, "D": forecast.D, "C": forecast.C, "loss": forecast.loss, "unit": forecast.unit,
-            **({"counting": self.law.points.counting, "tokenizer": self.law.points.tokenizer} if self.law.points else {}),
+            "counting": self.law.points.counting if self.law.points else None,
+            "tokenizer": self.law.points.tokenizer if self.law.points else None,
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
             "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),
