@@ -40,9 +40,11 @@ def test_a_law_that_was_kept_forecasts_and_divides_compute_as_in_python(
     law, page, chart, spec = (
         str(tmp_path / name) for name in ("law.json", "law.html", "law.png", "law.vl.json")
     )
-    out, err = asked(capsys, "fit", table, "--unit", "nats per token", "--profile", "a", "--out", law, "--out", page,
+    out, err = asked(capsys, "fit", table, "--unit", "nats per token", "--tokenizer", "bpe",
+                     "--profile", "a", "--out", law, "--out", page,
                      "--out", chart, "--out", spec)  # fmt: skip
     assert "L = E + A / N^alpha + B / D^beta, fitted to 28 runs" in out and "Profile of a" in out
+    assert "Loss in nats per token (tokenizer: bpe)" in out
     assert all(f"It is in {path}." in err for path in (law, page, chart, spec))
     assert json.loads(Path(spec).read_text("utf-8"))["layer"] and Path(chart).read_bytes()[:4] == b"\x89PNG"
     forecaster = gf.Forecaster.load(law)

@@ -44,9 +44,9 @@ def test_finished_runs_are_points_that_know_their_unit_tokenizer_and_making(tmp_
     N, D = grid(3, 4)  # noqa: N806
     assert (
         len(points) == 12
-        and points.N == pytest.approx(N, rel=1e-6)
-        and points.D == pytest.approx(D, rel=1e-6)
-    )  # noqa: SIM300
+        and pytest.approx(N, rel=1e-6) == points.N
+        and pytest.approx(D, rel=1e-6) == points.D
+    )
     assert points.unit == "nats per token" and points.tokenizer == "t" * 12 and points.warm is None
     assert points.dropped[0]["reason"] == "the run is new" and (np.asarray(points.lr) == 0.006).all()
     answers = {answer.question: answer.answer for answer in checklist(fit(points, bootstrap=10))}

@@ -27,6 +27,7 @@ def forecast(
     columns: str | None = None,
     where: str | None = None,
     unit: str | None = None,
+    tokenizer: str | None = None,
     best: bool = False,
     out: Annotated[list[Path] | None, Parameter(negative="")] = None,
     json: bool = False,
@@ -44,11 +45,14 @@ def forecast(
         columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,run=name.
         where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
         unit: Of the loss, such as "nats per token" or "bits per byte".
+        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
         best: Of the runs with one N and one D only the one with the lowest loss.
         out: Keep it: law.json, report.html, or the chart as .png, .svg, .vl.json; may be given several times.
         json: One JSON document instead of tables.
     """
-    forecaster = gf.open_forecaster(what, columns=columns, where=where, unit=unit, best=best)
+    forecaster = gf.open_forecaster(
+        what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best
+    )
     sizes = {"N": params, "D": tokens}
     given = {name: float(parse_count(text)) for name, text in sizes.items() if text is not None}
     found = forecaster.forecast(flops=flops, **given)

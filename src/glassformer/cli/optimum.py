@@ -28,6 +28,7 @@ def optimum(
     columns: str | None = None,
     where: str | None = None,
     unit: str | None = None,
+    tokenizer: str | None = None,
     best: bool = False,
     out: Annotated[list[Path] | None, Parameter(negative="")] = None,
     json: bool = False,
@@ -45,11 +46,12 @@ def optimum(
         columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,run=name.
         where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
         unit: Of the loss, such as "nats per token" or "bits per byte".
+        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
         best: Of the runs with one N and one D only the one with the lowest loss.
         out: Keep the chart of how flat it is: .html, .png, .svg or .json; may be given several times.
         json: One JSON document instead of tables.
     """
-    law = gf.open_law(what, columns=columns, where=where, unit=unit, best=best)
+    law = gf.open_law(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
     found = gf.optimum(
         law, flops=flops, N=_count(params), D=_count(tokens), loss=loss, serve=_count(serve) or 0.0,
         unique=_count(unique),

@@ -50,6 +50,7 @@ def fit(
     columns: str | None = None,
     where: str | None = None,
     unit: str | None = None,
+    tokenizer: str | None = None,
     best: bool = False,
     delta: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 1e-3,
     bootstrap: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 1000,
@@ -69,6 +70,7 @@ def fit(
         columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,U=unique,run=name,warm=undecayed.
         where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
         unit: Of the loss, such as "nats per token" or "bits per byte".
+        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
         best: Of the runs with one N and one D only the one with the lowest loss (a sweep's winner).
         delta: From this residual of the logarithm on, a point counts linearly (Huber).
         bootstrap: Replicates for the intervals; runs are drawn, not points.
@@ -77,7 +79,7 @@ def fit(
         out: Keep it: law.json (what forecasts read), report.html, or the chart as .png, .svg, .vl.json; several times.
         json: One JSON document instead of tables.
     """
-    points = gf.scale_points(what, columns=columns, where=where, unit=unit, best=best)
+    points = gf.scale_points(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
     if approach in ("isoflop", "envelope"):
         _allocation(points, approach, bootstrap, out=out, json=json)
     elif approach == "repeated":

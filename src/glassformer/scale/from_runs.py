@@ -22,7 +22,8 @@ _DECAYED = 0.5
 
 def scale_points(
     what: Sequence[str | Path] | str | Path, *, columns: str | Mapping[str, str] | None = None,
-    where: str | Mapping[str, str] | None = None, unit: str | None = None, best: bool = False,
+    where: str | Mapping[str, str] | None = None, unit: str | None = None, tokenizer: str | None = None,
+    best: bool = False,
 ) -> Points:  # fmt: skip
     """Points from run folders or one .csv; `columns` and `where` as mappings or as `a=b,c=d`.
 
@@ -42,13 +43,14 @@ def scale_points(
         )
     else:
         points = read_runs(paths)
-    points = points if unit is None else replace(points, unit=unit)
+    points = replace(points, unit=unit or points.unit, tokenizer=tokenizer or points.tokenizer)
     return best_of(points) if best else points
 
 
 def open_forecaster(
     what: Sequence[str | Path] | str | Path, *, columns: str | Mapping[str, str] | None = None,
-    where: str | Mapping[str, str] | None = None, unit: str | None = None, best: bool = False,
+    where: str | Mapping[str, str] | None = None, unit: str | None = None, tokenizer: str | None = None,
+    best: bool = False,
 ) -> Forecaster:  # fmt: skip
     """What forecasts: a law.json as it is, or one made of run folders or a .csv.
 
@@ -59,12 +61,15 @@ def open_forecaster(
         return Forecaster.load(path)
     if path is not None and not path.exists() and str(path) in names():
         published_law(str(path)).loss(0.0, 0.0)  # raises, and says what to do instead
-    return Forecaster.of(scale_points(what, columns=columns, where=where, unit=unit, best=best))
+    return Forecaster.of(
+        scale_points(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
+    )
 
 
 def open_law(
     what: Sequence[str | Path] | str | Path, *, columns: str | Mapping[str, str] | None = None,
-    where: str | Mapping[str, str] | None = None, unit: str | None = None, best: bool = False,
+    where: str | Mapping[str, str] | None = None, unit: str | None = None, tokenizer: str | None = None,
+    best: bool = False,
 ) -> Law | Published:  # fmt: skip
     """A law: of a law.json, of a published one's name, or fitted (chinchilla) to run folders or a .csv."""
     path = _alone(what)
@@ -72,7 +77,9 @@ def open_law(
         return Law.load(path)
     if path is not None and not path.exists() and not path.suffix:
         return published_law(str(path))
-    return fit_law(scale_points(what, columns=columns, where=where, unit=unit, best=best))
+    return fit_law(
+        scale_points(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
+    )
 
 
 def _alone(what: Sequence[str | Path] | str | Path) -> Path | None:

@@ -152,10 +152,11 @@ def fan(forecaster: Forecaster, forecast: Forecast, size: tuple[int, int] = WIDE
                             "encoding": {**at, "y": y | {"field": "low"}, "y2": {"field": "high"}}}  # fmt: skip
     point: charts.Spec = {"data": {"values": told_rows}, "encoding": at,
                           "mark": {"type": "point", "filled": True, "size": 110, "opacity": 1}}  # fmt: skip
-    words: charts.Spec = {"data": {"values": told_rows}, "encoding": {**at, "text": {"field": "words"}},
-                          "mark": {"type": "text", "align": "right", "dx": -10, "dy": 12, "fontSize": 13,
-                                   "fontWeight": 600}}  # fmt: skip
-    halo = words | {"mark": words["mark"] | {"stroke": "white", "strokeWidth": 4, "strokeJoin": "round"}}
+    words: charts.Spec = {
+        "data": {"values": told_rows},
+        "mark": {"type": "text", "dy": -9, "fontSize": 13, "fontWeight": 600},
+        "encoding": {**at, "y": y | {"field": "high"}, "text": {"field": "words"}},
+    }
     names = [
         {"C": rows[-1]["C"], "loss": rows[-1][f"high{level:.0%}"], "words": f"{level:.0%}"}
         for level in forecast.intervals
@@ -170,9 +171,7 @@ def fan(forecaster: Forecaster, forecast: Forecast, size: tuple[int, int] = WIDE
                          "encoding": {"x": x, "color": {"value": _GREY}}}  # fmt: skip
     shown = _dots(points) | {"encoding": {**_xy(x, y), "color": {"value": _GREY}}}
     title = "Forecast: 50, 80 and 90 %. Right of the dashed line nothing was trained"
-    return _drawn(
-        title, size, *bands, edge, shown, _curve(rows, x, y, _BLUE), whisker, point, halo, words, levels
-    )
+    return _drawn(title, size, *bands, edge, shown, _curve(rows, x, y, _BLUE), whisker, point, words, levels)
 
 
 def tested(backtest: Backtest, width: int = 640) -> charts.Spec:

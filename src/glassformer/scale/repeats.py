@@ -68,16 +68,12 @@ class Repeats:
             "R_N*": f"{self.R_N:.3g}", "objective": self.objective, "weakly identified": self.weakly_identified,
         }  # fmt: skip
 
-    def chart(self) -> charts.Spec:
+    def chart(self, size: tuple[int, int] = (620, 260)) -> charts.Spec:
         """How well each R_D* fits."""
         return charts.line(
-            list(self.profile),
-            "R_D",
-            "objective",
-            log_x=True,
-            x_title="R_D*",
-            title="How well each R_D* fits",
-        )
+            list(self.profile), "R_D", "objective", log_x=True, x_title="R_D*", y_title="what the residuals count",
+            title="How well each R_D* fits", size=size,
+        )  # fmt: skip
 
     def sentences(self) -> list[str]:
         """What it says, in words."""

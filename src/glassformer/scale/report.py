@@ -112,7 +112,7 @@ def allocation_report(found: Allocation, points: Points, path: str | Path) -> Pa
     most = float(points.C.max()) * 100
     N, D = found.best(most)  # noqa: N806 # the field's symbols
     values = [
-        ("N* grows as C to the power", f"{found.a:.3f}"), ("95 %", f"{low:.3f} to {high:.3f}"),
+        (f"a of N* ~ C^a: {low:.3f} to {high:.3f}", f"{found.a:.3f}"),
         (f"best size at {words.flops(most)} FLOPs", show_count(N)), ("on tokens", show_count(D)),
         ("tokens for each parameter there", f"{D / N:.3g}"),
     ]  # fmt: skip
@@ -133,19 +133,20 @@ def allocation_report(found: Allocation, points: Points, path: str | Path) -> Pa
 
 def repeats_report(found: Repeats, points: Points, path: str | Path) -> Path:
     """The page of what repeated text is worth."""
-    flag = "weakly identified" if found.weakly_identified else "identified"
+    flag = "weakly known" if found.weakly_identified else "identified"
+    end = f"{found.low:.3g} to any" if found.high == float("inf") else f"{found.low:.3g} to {found.high:.3g}"
     values = [
         ("R_D*: passes until one more is worth 1/e of fresh text", f"{found.R_D:.3g}"),
-        ("95 % (profile)", f"{found.low:.3g} to {found.high:.3g}"), ("R_N*", f"{found.R_N:.3g}"), ("R_D* is", flag),
+        ("95 % (profile)", end), ("R_N*", f"{found.R_N:.3g}"), ("R_D* is", flag),
     ]  # fmt: skip
     body = [
         _header("What repeating is worth", f"{len(points)} runs; {points.counting}.", ""),
         page.cards(values),
+        page.section("In words", "", _sentences(found.sentences())),
         page.section(
             "Passes over the same text", "Beside fresh text of the same length; the band is what R_D* leaves open.",
-            _pair(pictures.epochs(found, _HALF), found.chart()), page.table(words.shown(found.rows())),
+            _pair(pictures.epochs(found, _HALF), found.chart(_HALF)), page.table(words.shown(found.rows())),
         ),
-        page.notes(found.sentences()),
     ]  # fmt: skip
     return _write(path, "What repeating is worth", body)
 
