@@ -109,3 +109,13 @@ def test_what_json_prints_is_no_law_to_forecast_from(
     (tmp_path / "printed.json").write_text(out, "utf-8")
     _, err = asked(capsys, "forecast", str(tmp_path / "printed.json"), "--flops", "1e21", code=2)
     assert "--out law.json" in err
+
+
+def test_settings_without_an_effect_are_refused(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["optimum", "besiroglu-2024", "--flops", "1e22", "--unit", "nats"], "is a law already"),
+        (["fit", table, "--approach", "tied", "--exponents", "besiroglu-2024"], "Leave one of the two out"),
+        (["fit", table, "--approach", "isoflop", "--profile", "a"], "no numbers to profile"),
+    ):
+        _, err = asked(capsys, *words, code=2)
+        assert said in err

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter, validators
 import glassformer as gf
 from glassformer import charts
 from glassformer.cli.terminal import document, heading, note, sentences, table
+from glassformer.errors import UsageError
 from glassformer.scale import words
 from glassformer.scale.points import Points
 
@@ -79,13 +80,23 @@ def fit(
         out: Keep it: law.json (what forecasts read), report.html, or the chart as .png, .svg, .vl.json; several times.
         json: One JSON document instead of tables.
     """
+    if exponents is not None and approach != "chinchilla":
+        raise UsageError(
+            f"--exponents are those of a published law, and --approach {approach} has its own.",
+            do="Leave one of the two out.",
+        )  # fmt: skip
+    if profile and approach in ("isoflop", "envelope", "repeated"):
+        raise UsageError(
+            f"--approach {approach} has no numbers to profile.",
+            expected="A law of loss, such as chinchilla.",
+        )  # fmt: skip
     points = gf.scale_points(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
     if approach in ("isoflop", "envelope"):
         _allocation(points, approach, bootstrap, out=out, json=json)
     elif approach == "repeated":
         _repeated(points, delta, out=out, json=json)
     elif exponents is not None:
-        law = gf.published_law(exponents).recalibrated(points, bootstrap=bootstrap)
+        law = gf.published_law(exponents).recalibrated(points, delta=delta, bootstrap=bootstrap)
         _law(law, profile, out=out, json=json)
     else:
         _law(gf.fit_law(points, approach, delta=delta, bootstrap=bootstrap), profile, out=out, json=json)

@@ -56,7 +56,7 @@ def open_forecaster(
 
     Raises UsageError for a published law, whose loss is not one's own.
     """
-    path = _alone(what)
+    path = _alone(what, columns or where or unit or tokenizer or best)
     if path is not None and path.suffix.lower() == ".json":
         return Forecaster.load(path)
     if path is not None and not path.exists() and str(path) in names():
@@ -72,7 +72,7 @@ def open_law(
     best: bool = False,
 ) -> Law | Published:  # fmt: skip
     """A law: of a law.json, of a published one's name, or fitted (chinchilla) to run folders or a .csv."""
-    path = _alone(what)
+    path = _alone(what, columns or where or unit or tokenizer or best)
     if path is not None and path.suffix.lower() == ".json":
         return Law.load(path)
     if path is not None and not path.exists() and not path.suffix:
@@ -82,10 +82,17 @@ def open_law(
     )
 
 
-def _alone(what: Sequence[str | Path] | str | Path) -> Path | None:
-    """The one thing that is given, if it is one."""
+def _alone(what: Sequence[str | Path] | str | Path, settings: Any) -> Path | None:
+    """The one thing that is given, if it is one. `settings` are of points, and a law that is kept has its own."""
     paths = [what] if isinstance(what, str | Path) else list(what)
-    return Path(paths[0]) if len(paths) == 1 else None
+    path = Path(paths[0]) if len(paths) == 1 else None
+    kept = path is not None and (path.suffix.lower() == ".json" or (not path.exists() and not path.suffix))
+    if settings and kept:
+        raise UsageError(
+            f"{path} is a law already: --columns, --where, --unit, --tokenizer and --best are of runs and tables.",
+            do="Leave them out, or fit again.",
+        )  # fmt: skip
+    return path
 
 
 def _pairs(text: str | Mapping[str, str] | None, option: str) -> dict[str, str]:

@@ -143,17 +143,7 @@ def optimum(
 
     Raises UsageError unless just one of these is given, and where the law does not say.
     """
-    given = {"flops": flops, "N": N, "D": D, "loss": loss}
-    asked = [name for name, value in given.items() if value is not None]
-    if len(asked) != 1:
-        raise UsageError(
-            f"An optimum is for one of flops, N, D, loss; given: {', '.join(asked) or 'none'}.",
-            do="Give one of --flops, --params, --tokens, --loss.",
-        )  # fmt: skip
-    said = {
-        "flops": f"{_flops(flops)} FLOPs" if flops else "", "N": f"{show_count(N or 0)} parameters",
-        "D": f"{show_count(D or 0)} tokens", "loss": f"a loss of {loss}",
-    }[asked[0]] + (f" and {show_count(serve)} tokens to answer" if serve else "")  # fmt: skip
+    said = _asked({"flops": flops, "N": N, "D": D, "loss": loss}, serve)
     if isinstance(law, Allocation) or (isinstance(law, Published) and (law.size or law.tokens)):
         return _by_rule(law, flops, N, D, said, serve, unique)
     form = str(getattr(law, "form", ""))
@@ -183,6 +173,20 @@ def optimum(
         own.unit if own else None, serve, unique, interval, _close(curve, flops, size, serve), found,
         tuple(_warnings(law, size, tokens, unique, repeats)),
     )  # fmt: skip
+
+
+def _asked(given: Mapping[str, float | None], serve: float) -> str:
+    """What is asked for, in words."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    if len(asked) != 1:
+        raise UsageError(
+            f"An optimum is for one of flops, N, D, loss; given: {', '.join(asked) or 'none'}.",
+            do="Give one of --flops, --params, --tokens, --loss.",
+        )  # fmt: skip
+    ((name, value),) = asked.items()
+    said = {"flops": f"{_flops(value)} FLOPs", "N": f"{show_count(value)} parameters",
+            "D": f"{show_count(value)} tokens", "loss": f"a loss of {value:g}"}[name]  # fmt: skip
+    return said + (f" and {show_count(serve)} tokens to answer" if serve else "")
 
 
 def lowest(law: Law | Published, flops: float) -> float:

@@ -1,9 +1,9 @@
 """One page of a law, of a division of compute, or of a forecast: charts, sentences, doubts, and the checklist.
 
-    write_report(law, Path("law.html"))      also of a Forecast, an Allocation or a Repeats
+    law_report(law, "law.html")    forecast_report(forecaster, forecast, "forecast.html")
 
-The page is self-contained (styles and charts inside, no script, no network), so it can be mailed; without the extra
-`plots` every chart is a table. A notebook shows its first part (`card`).
+and of an Allocation and a Repeats. The page is self-contained (styles and charts inside, no script, no network), so it
+can be mailed; without the extra `plots` its charts are left out. A notebook shows a smaller piece (`card`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def forecast_report(
         page.cards(values),
         page.notes(list(forecast.warnings)),
         page.section(
-            "What will it be", "", _figure(pictures.fan(forecaster, forecast, (960, 400)), forecaster_rows(forecast)),
+            "What will it be", "", _figure(pictures.fan(forecaster, forecast, (960, 400)), forecast.rows()),
             _sentences(words.of_forecast(forecaster, forecast, gain)), page.table(words.shown(forecast.rows())),
         ),
         page.section(
@@ -160,11 +160,6 @@ def card(
     doubted = "".join(f"<li>{page.show(warning)}</li>" for warning in warnings)
     drawn = (charts.svg(chart) or "") if chart is not None else ""
     return f"<div><h4>{page.show(title)}</h4>{said}{drawn}{page.table(rows)}<ul>{doubted}</ul></div>"
-
-
-def forecaster_rows(forecast: Forecast) -> list[dict[str, Any]]:
-    """What the fan shows, where it cannot be drawn."""
-    return forecast.rows()
 
 
 def _write(path: str | Path, title: str, body: Iterable[str]) -> Path:
@@ -251,7 +246,7 @@ def _profiles(law: Law) -> list[str]:
     found = [law.profile(name) for name in names]
     return [
         "<h3>Profiles: each number held, the others free</h3>",
-        page.table([{**one.facts()} for one in found]),
+        page.table([one.facts() for one in found]),
         _pair(*(one.chart(_HALF) for one in found[:2])),
     ]
 

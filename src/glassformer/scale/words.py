@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glassformer.errors import UsageError
 from glassformer.scale.laws import FORMULAS
 from glassformer.units import show_count
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from glassformer.scale.forecast import Forecast, Forecaster
 
 _DIVIDES = ("chinchilla", "tied", "annealed")
-
-
 _COUNTS = {"N": "parameters", "D": "tokens", "N*": "best parameters", "D*": "on tokens", "N* from (80 %)": "80 % from",
            "N* to": "to"}  # fmt: skip
 _SHARES = {
@@ -192,10 +189,9 @@ def _gain(law: Law) -> list[str]:
     if law.points is None:
         return []
     largest = float((6 * law.points.N * law.points.D).max())
-    try:
-        now, then = (law.loss(n, c / (6 * n)) for c in (largest, 10 * largest) for n in (lowest(law, c),))
-    except UsageError:
-        return []
+    costs = (largest, 10 * largest)
+    sizes = [lowest(law, cost) for cost in costs]
+    now, then = (law.loss(size, cost / (6 * size)) for size, cost in zip(sizes, costs, strict=True))
     return [f"Ten times the largest compute, divided so, lowers the loss from {now:.4g} to {then:.4g}."]
 
 
