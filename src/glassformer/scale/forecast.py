@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,12 @@ class Forecast:
             **{f"{name} beyond the largest run": f"{ratio:.3g} x" for name, ratio in self.beyond.items()},
         }  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        from glassformer.scale.report import card
+
+        said = [f"{name}: {value}" for name, value in self.facts().items()]
+        return card("A forecast of loss", said, self.rows(), warnings=self.warnings)
+
     def rows(self) -> list[dict[str, Any]]:
         """The interval at each level."""
         return [
@@ -93,6 +100,8 @@ class Forecaster:
         flat, low, high = self.flattens(gain)
         return {
             "N": forecast.N, "D": forecast.D, "C": forecast.C, "loss": forecast.loss, "unit": forecast.unit,
+            "counting": self.law.points.counting if self.law.points else None,
+            "tokenizer": self.law.points.tokenizer if self.law.points else None,
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
             "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),
@@ -109,6 +118,19 @@ class Forecaster:
         return cls(
             law, max(1e-3, float(np.sqrt(np.mean(np.clip(law.residuals, -0.05, 0.05) ** 2)))), drift, tested
         )
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as a .json that `load` reads without fitting again."""
+        from glassformer.scale.law_file import write_law
+
+        return write_law(path, self.law, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Forecaster:
+        """The forecaster in a file; where the file holds a law alone, one is made of its points."""
+        from glassformer.scale.law_file import read_forecaster
+
+        return read_forecaster(path)
 
     def forecast(
         self, *, flops: float | None = None, N: float | None = None, D: float | None = None  # noqa: N803
