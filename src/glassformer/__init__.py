@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from glassformer.scale.fit import Law, fit_law
     from glassformer.scale.forecast import Forecast, Forecaster
     from glassformer.scale.from_runs import scale_points
+    from glassformer.scale.design import Design
     from glassformer.scale.isoflop import Allocation, allocation
+    from glassformer.scale.ladder import ladder, plan_ladder
+    from glassformer.scale.ladder_result import Ladder
     from glassformer.scale.points import Points
     from glassformer.scale.repeats import Repeats, fit_repeats
     from glassformer.text.config import DataConfig, TokenizerConfig
@@ -98,6 +101,7 @@ __all__ = [
     "Consolidated",
     "DataConfig",
     "Decoder",
+    "Design",
     "Drill",
     "EmbeddingMap",
     "Explanation",
@@ -108,6 +112,7 @@ __all__ = [
     "GlassformerError",
     "Heads",
     "Integrated",
+    "Ladder",
     "Law",
     "Lens",
     "Loaded",
@@ -158,6 +163,7 @@ __all__ = [
     "integrated_gradients",
     "judge_predictions",
     "judge_translations",
+    "ladder",
     "lens",
     "load",
     "load_network",
@@ -167,6 +173,7 @@ __all__ = [
     "neuron",
     "open_table",
     "patch",
+    "plan_ladder",
     "positions",
     "predict",
     "probe",
@@ -255,6 +262,9 @@ _ROOMS = {
     "scale.from_runs": ["scale_points"],
     "scale.forecast": ["Forecast", "Forecaster"],
     "scale.backtest": ["Backtest"],
+    "scale.design": ["Design"],
+    "scale.ladder": ["ladder", "plan_ladder"],
+    "scale.ladder_result": ["Ladder"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
 
@@ -273,7 +283,7 @@ def __getattr__(name: str) -> Any:
 def _fetch(name: str) -> Any:
     home = _HOME[name]
     if home.startswith(
-        tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "train.bundle", "model.mlp"))
+        tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "train.bundle", "model.mlp", "scale.ladder"))
     ):
         from glassformer.train.launch import prepare_process
 
