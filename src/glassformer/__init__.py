@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
     from glassformer.scale.backtest import Backtest
+    from glassformer.scale.design import Design
     from glassformer.scale.fit import Law, fit_law
     from glassformer.scale.forecast import Forecast, Forecaster
     from glassformer.scale.from_runs import scale_points
-    from glassformer.scale.design import Design
     from glassformer.scale.isoflop import Allocation, allocation
     from glassformer.scale.ladder import ladder, plan_ladder
     from glassformer.scale.ladder_result import Ladder
@@ -268,6 +268,8 @@ _ROOMS = {
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
 
+_WITH_TORCH = ("use.", "look.", "train.loop", "train.bundle", "model.mlp", "scale.ladder")
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
@@ -282,9 +284,7 @@ def __getattr__(name: str) -> Any:
 
 def _fetch(name: str) -> Any:
     home = _HOME[name]
-    if home.startswith(
-        tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "train.bundle", "model.mlp", "scale.ladder"))
-    ):
+    if home.startswith(tuple(f"{__name__}.{room}" for room in _WITH_TORCH)):
         from glassformer.train.launch import prepare_process
 
         prepare_process()  # these load torch, and threads must be settled before

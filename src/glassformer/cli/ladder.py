@@ -74,9 +74,7 @@ def _plan(plan: Design, *, json: bool) -> None:
         document(plan.to_dict(), "ladder_plan")
         return
     table(plan.rows())
-    facts({
-        "predicted": f"{show_seconds(plan.seconds)} with {plan.workers} at a time",
-        "text": f"{plan.unique_tokens:,} tokens, of which the rung that reads most reads {plan.epochs:.3g} times as many",
-    })  # fmt: skip
+    read = f"{plan.unique_tokens:,} tokens; the rung that reads most reads {plan.epochs:.3g} times as many"
+    facts({"predicted": f"{show_seconds(plan.seconds)} with {plan.workers} at a time", "text": read})
     for warning in plan.warnings:
         note(f"warning: {warning}")

@@ -27,7 +27,11 @@ Approach = Literal[
 ]
 
 scale = App(name="scale", help="Fit laws of loss to small runs.")
-scale.command("glassformer.cli.ladder:ladder", name="ladder", help="Train a ladder of small models, and see how well it forecasts.")
+scale.command(
+    "glassformer.cli.ladder:ladder",
+    name="ladder",
+    help="Train a ladder of small models, and see how well it forecasts.",
+)
 
 
 @scale.command

@@ -9,9 +9,9 @@ Symbols: d width, L layers, N parameters (embeddings included), D tokens, U toke
     fitted       six sizes (at least five), evenly in log N from the largest with 4 C <= C of the held-back rung
                  down to a tenth of its N; by turns 20, or 10 and 40, tokens for each parameter
     held back    the largest whose whole ladder fits into the time; D <= U where such a ladder exists
-    batch        0.58 D^0.571 tokens                          Step Law (2503.04715)
-    rate         1.79 N^-0.713 D^0.307, of AdamW              Step Law; measured from 60M parameters on, so its
-                 height is checked on two rungs with neighbouring rates, and the better factor is taken for all
+    batch        0.292 C^0.3271 tokens                        DeepSeek-AI 2024 (2401.02954), section 3.1
+    rate         0.3118 C^-0.125, of AdamW                    the same; measured from C = 1e17 on, so its height is
+                 checked on two rungs with neighbouring rates, and the better factor is taken for all
     schedule     rises over 5 % of the steps, then falls linearly to 0 at the last: no point is undecayed
 
 Time: a step of F FLOPs takes what the steps that were timed say, interpolated in logarithms; beyond the largest in
@@ -21,8 +21,10 @@ proportion to F, below the smallest as long as that. A tenth is added.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -178,80 +180,65 @@ def design(
 
     `model` has its vocabulary; width, layers and heads are replaced. Raises UsageError where no ladder fits.
     """
-    found = _largest(model, text, speed, seconds, rules or Rules(), workers)
-    if isinstance(found, Design):
-        return found
-    least = show_seconds(math.ceil(found / 60) * 60)
+    rules = rules or Rules()
+    rung = cache(lambda width, ratio: one_rung(model, width, ratio, text, speed))
+    least, within, beyond = math.inf, list[Design](), list[Design]()
+    for width in _widths(rules.smallest):
+        ladders = list(_ladders(rung, width, text, rules, workers))
+        fit = [ladder for ladder in ladders if ladder.seconds <= seconds]
+        least = min(least, *(ladder.seconds for ladder in ladders), math.inf)
+        within += [ladder for ladder in fit if ladder.epochs <= 1]
+        beyond += [ladder for ladder in fit if ladder.epochs > 1]
+        if beyond or (ladders and not fit):
+            break  # a larger width takes more of both
+    if within:
+        return max(within, key=lambda ladder: ladder.held_back.compute)
+    if beyond:
+        return _read_again(min(beyond, key=lambda ladder: ladder.epochs))
+    minutes = math.ceil(least / 60)
     raise UsageError(
         f"{show_seconds(seconds)} are too few for a ladder here: the least, with its runs for the learning rate, is "
-        f"predicted to take {least}.",
+        f"predicted to take {show_seconds(60 * minutes)}.",
         expected=f"At least five sizes over {DECADES} decades of compute, and one of 4 times the largest's.",
-        do=f"Give --budget {math.ceil(found / 60)}m or more, a smaller tokenizer.vocab, or a shorter model.context.",
+        do=f"Give --budget {minutes}m or more, a smaller tokenizer.vocab, or a shorter model.context.",
     )
 
 
-def _largest(
-    model: ModelConfig, text: Text, speed: Speed, seconds: float, rules: Rules, workers: int
-) -> Design | float:
-    """The design; or else the seconds that the least of all takes."""
-    least, beyond = math.inf, None
-    within: Design | None = None
-    for ladder in _ladders(model, text, speed, rules, workers):
-        least = min(least, ladder.seconds)
-        if ladder.seconds > seconds:
-            continue
-        if ladder.epochs <= 1:
-            if within is None or ladder.held_back.compute > within.held_back.compute:
-                within = ladder
-        elif beyond is None or ladder.epochs < beyond.epochs:
-            beyond = ladder
-    if within is not None:
-        return within
-    if beyond is None:
-        return least
+def _read_again(ladder: Design) -> Design:
     told = (
-        f"the largest rung reads the text {beyond.epochs:.1f} times, for there is too little of it: what is read again "
+        f"the largest rung reads the text {ladder.epochs:.1f} times, for there is too little of it: what is read again "
         "teaches less, and the law knows nothing of that"
     )
-    return replace(beyond, warnings=(*beyond.warnings, told))
+    return replace(ladder, warnings=(told,))
 
 
 def _ladders(
-    model: ModelConfig, text: Text, speed: Speed, rules: Rules, workers: int
+    rung: Callable[[int, float], Rung], width: int, text: Text, rules: Rules, workers: int
 ) -> Iterator[Design]:
-    """Every ladder that obeys the rules, whatever it costs, up to the first few that cost more than a year."""
+    """The ladders that obey the rules with a held-back rung of this width."""
     low, middle, _ = rules.ratios
-    for width in _widths(rules.smallest):
-        one = sized(model, width)
-        for ratio in np.geomspace(low, middle, 5):
-            top = _rung(one, float(ratio), text, speed, held_back=True)
-            fitted = _fitted(model, top, text, speed, rules)
-            if fitted is None:
-                continue
-            rungs = tuple(replace(rung, name=f"rung-{i:02}") for i, rung in enumerate((*fitted, top), 1))
+    for ratio in np.geomspace(low, middle, 5):
+        top = rung(width, float(ratio))
+        fitted = _fitted(rung, top, rules)
+        if fitted is not None:
+            rungs = tuple(
+                replace(one, name=f"rung-{i:02}", held_back=one is top)
+                for i, one in enumerate((*fitted, top), 1)
+            )
             yield Design(rungs, text.unique_tokens, _whole(rungs, workers), workers)
-        if top.seconds > 365 * 86400 or width > 2**15:
-            return
 
 
-def _fitted(
-    model: ModelConfig, top: Rung, text: Text, speed: Speed, rules: Rules
-) -> tuple[Rung, ...] | None:
+def _fitted(rung: Callable[[int, float], Rung], top: Rung, rules: Rules) -> tuple[Rung, ...] | None:
     """The rungs below a held-back one, smallest compute first; None where five sizes or 1.5 decades are not there."""
     low, middle, high = rules.ratios
 
-    def fits(rung: Rung) -> bool:
-        return rules.held_back * max(rung.compute / top.compute, rung.flops / top.flops) <= 1
+    def fits(one: Rung) -> bool:
+        return rules.held_back * max(one.compute / top.compute, one.flops / top.flops) <= 1
 
-    family = []
-    for width in _widths(rules.smallest):
-        one = sized(model, width)
-        if not fits(_rung(one, middle, text, speed)):
-            break
-        family.append(one)
+    family = list(takewhile(lambda width: fits(rung(width, middle)), _widths(rules.smallest)))
     if len(family) < rules.fewest:
         return None
-    sizes = np.log([parameters(one).total for one in family])
+    sizes = np.log([rung(width, middle).parameters for width in family])
     wanted = np.linspace(sizes[-1], max(sizes[0], sizes[-1] - math.log(rules.span)), rules.sizes)
     chosen = sorted({int(np.argmin(abs(sizes - size))) for size in wanted}, reverse=True)
     if len(chosen) < rules.fewest:
@@ -259,13 +246,13 @@ def _fitted(
     rungs = []
     for place, index in enumerate(chosen):
         for ratio in (middle,) if place % 2 == 0 else (low, high):
-            rung = _rung(family[index], ratio, text, speed)
-            rungs.append(rung if fits(rung) else _rung(family[index], middle, text, speed))
-    rungs.sort(key=lambda rung: rung.compute)
+            one = rung(family[index], ratio)
+            rungs.append(one if fits(one) else rung(family[index], middle))
+    rungs.sort(key=lambda one: one.compute)
     if rungs[-1].compute < 10**DECADES * rungs[0].compute:
         return None
     spots = {len(rungs) // 4, len(rungs) // 2}
-    return tuple(replace(rung, spot=i in spots) for i, rung in enumerate(rungs))
+    return tuple(replace(one, spot=i in spots) for i, one in enumerate(rungs))
 
 
 def sized(model: ModelConfig, width: int) -> ModelConfig:
@@ -284,27 +271,26 @@ def sized(model: ModelConfig, width: int) -> ModelConfig:
 def _widths(smallest: int) -> Iterator[int]:
     step = 1
     while True:
-        yield from (width for width in range(8 * step, 16 * step, step) if width >= smallest and width % 2 == 0)
+        yield from (
+            width for width in range(8 * step, 16 * step, step) if width >= smallest and width % 2 == 0
+        )
         step *= 2
 
 
 def one_rung(model: ModelConfig, width: int, ratio: float, text: Text, speed: Speed) -> Rung:
     """A rung of this width that learns from `ratio` tokens for each parameter."""
-    return _rung(sized(model, width), ratio, text, speed)
-
-
-def _rung(model: ModelConfig, ratio: float, text: Text, speed: Speed, *, held_back: bool = False) -> Rung:
-    size = parameters(model).total
+    one = sized(model, width)
+    size, each = parameters(one).total, flops_per_token(one, "matmul")
     tokens = ratio * size
-    batch = max(1, round(0.58 * tokens**0.571 / model.context))
-    steps = max(1, round(tokens / (batch * model.context)))
-    each = flops_per_token(model, "matmul")
-    step = speed.step_seconds(each * batch * model.context)
-    measuring = FORWARD * step * text.validation_tokens / (batch * model.context)
+    compute = 6 * size * tokens
+    batch = max(1, round(0.292 * compute**0.3271 / one.context))
+    steps = max(1, round(tokens / (batch * one.context)))
+    step = speed.step_seconds(each * batch * one.context)
+    measuring = FORWARD * step * text.validation_tokens / (batch * one.context)
     return Rung(
-        name="", held_back=held_back, width=model.width, layers=model.layers, heads=model.num_heads, parameters=size,
-        batch=batch, context=model.context, steps=steps, flops_per_token=each,
-        learning_rate=1.79 * size**-0.713 * tokens**0.307, seconds=steps * step + measuring + speed.overhead,
+        name="", held_back=False, width=width, layers=one.layers, heads=one.num_heads, parameters=size,
+        batch=batch, context=one.context, steps=steps, flops_per_token=each,
+        learning_rate=0.3118 * compute**-0.125, seconds=steps * step + measuring + speed.overhead,
     )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
     L  = sum of all tokens' nats / their number
     se = sqrt(sum over documents of (nats_d - L tokens_d)^2) / tokens
 
-Tokens of one document err together, so documents are what is drawn. Two models err together as well, on the same
-text: the error of their difference is that of nats_d(one) - nats_d(other), and it is this that a law sees.
+Tokens of one document err together, so documents are what is drawn (rows of the context, where there are fewer than
+30 documents). Two models err together as well, on the same text: the error of their difference is that of
+nats_d(one) - nats_d(other), and it is this that a law sees.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from glassformer.train.language import LanguageTask
 from glassformer.use.load import load
 
 _ROWS = 32
+_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Noise:
     """Standard errors, as a share of the loss."""
 
     tokens: int
-    documents: int
+    parts: int
+    """Documents, or rows."""
     loss: float
     """Of one model's loss: another held-out text would have it so much higher or lower, for all models together."""
     difference: float
@@ -39,18 +42,21 @@ class Noise:
 def held_out_noise(task: LanguageTask, one: Path, other: Path) -> Noise:
     """What the held-out text's length leaves open, measured on two finished runs."""
     store = task.prepared.validation
-    documents = np.searchsorted(store.starts, np.arange(store.num_tokens), "right") - 1
-    count = int(documents.max()) + 1
-    tokens = np.bincount(documents, minlength=count)
-    nats = [np.bincount(documents, _nats(task, run), minlength=count) for run in (one, other)]
+    places = np.arange(store.num_tokens)
+    part = np.searchsorted(store.starts, places, "right") - 1
+    if store.num_documents < _FEW:
+        part = places // task.config.context
+    tokens = np.bincount(part).astype(np.float64)
+    nats = [np.bincount(part, _nats(task, run)).astype(np.float64) for run in (one, other)]
 
     def error(total: NDArray[np.float64]) -> float:
         mean = total.sum() / tokens.sum()
         return float(np.sqrt(((total - mean * tokens) ** 2).sum()) / tokens.sum())
 
     level = float(nats[0].sum() / tokens.sum())
-    used = int((tokens > 0).sum())
-    return Noise(store.num_tokens, used, error(nats[0]) / level, error(nats[0] - nats[1]) / level)
+    return Noise(
+        store.num_tokens, int((tokens > 0).sum()), error(nats[0]) / level, error(nats[0] - nats[1]) / level
+    )
 
 
 @torch.no_grad()
@@ -61,6 +67,8 @@ def _nats(task: LanguageTask, run: Path) -> NDArray[np.float64]:
     for batch in validation_batches(task.prepared.validation, batch=_ROWS, context=task.config.context):
         targets = torch.from_numpy(batch.targets)
         logits = model(torch.from_numpy(batch.ids))
-        each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_LOSS, reduction="none")
+        each = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=NO_LOSS, reduction="none"
+        )
         found.append(each[targets.flatten() != NO_LOSS].double().numpy())
     return np.concatenate(found)

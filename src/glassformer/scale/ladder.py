@@ -27,11 +27,11 @@ from typing import Any, Literal
 
 from glassformer.errors import RunLocked, Stopped, UsageError
 from glassformer.files import write_json
-from glassformer.scale.design import FACTORS, Design, Rules, Rung, Text
+from glassformer.scale.design import FACTORS, Design, Rules, Rung, Speed, Text
 from glassformer.scale.held_out import Noise, held_out_noise
 from glassformer.scale.ladder_result import Ladder, conclude
 from glassformer.scale.probe import measured_design
-from glassformer.scale.rungs import Engine, Job, Local, is_done, loss_of, rung_recipe
+from glassformer.scale.rungs import Job, Local, Trainer, is_done, loss_of, rung_recipe
 from glassformer.train.engine import pick_device
 from glassformer.train.interrupt import Interrupt
 from glassformer.train.language import LanguageTask
@@ -54,7 +54,7 @@ def ladder(
     name: str | None = None,
     folder: str | Path = "ladders",
     overrides: Mapping[str, Any] | None = None,
-    on: On = "local",
+    on: On | Trainer = "local",
     workers: int = 1,
     threads: int | None = None,
     rules: Rules | None = None,
@@ -62,10 +62,13 @@ def ladder(
 ) -> Ladder:
     """Train a ladder to its end, or go on with it, and say how well it forecasts its largest rung.
 
-    `what` is a recipe, as for `train`. Raises Stopped when asked to stop by a signal, with everything saved.
+    `what` is a recipe, as for `train`; `on` is where its rungs are trained. Raises Stopped when asked to stop by a
+    signal, with everything saved.
     """
     with Interrupt().listening() as interrupt:
-        course = Course(what, budget, name, Path(folder), overrides, on, workers, threads, rules, progress, interrupt)
+        course = Course(
+            what, budget, name, Path(folder), overrides, on, workers, threads, rules, progress, interrupt
+        )
         with course.locked():
             return course.run()
 
@@ -82,7 +85,9 @@ def plan_ladder(
 ) -> Design:
     """The rungs that a ladder would have: the text is tokenised into the cache, the machine is timed, no more."""
     with Interrupt().listening() as interrupt:
-        course = Course(what, budget, None, Path(), overrides, "local", workers, threads, rules, progress, interrupt)
+        course = Course(
+            what, budget, None, Path(), overrides, "local", workers, threads, rules, progress, interrupt
+        )
         return course.plan()[0]
 
 
@@ -90,8 +95,9 @@ class Course:
     """One ladder on its way."""
 
     def __init__(
-        self, what: Any, budget: str | float, name: str | None, folder: Path, overrides: Mapping[str, Any] | None, on: On,
-        workers: int, threads: int | None, rules: Rules | None, progress: Progress, interrupt: Interrupt,
+        self, what: Any, budget: str | float, name: str | None, folder: Path, overrides: Mapping[str, Any] | None,
+        on: On | Trainer, workers: int, threads: int | None, rules: Rules | None, progress: Progress,
+        interrupt: Interrupt,
     ) -> None:  # fmt: skip
         self.began = time.monotonic()
         self.recipe, self.base = _language(what, overrides)
@@ -100,8 +106,8 @@ class Course:
         self.folder = folder / (name or self.recipe.name)
         self.workers, self.rules = workers, rules or Rules()
         self.progress, self.interrupt = progress, interrupt
-        self.local = Local(workers, threads, self.folder / "logs")
-        self.engine: Engine = self.local if on == "local" else _ray(self.local)
+        local = Local(workers, threads, self.folder / "logs")
+        self.trainer: Trainer = local if on == "local" else _ray(local) if isinstance(on, str) else on
         self.failed: dict[str, str] = {}
 
     def run(self) -> Ladder:
@@ -128,15 +134,19 @@ class Course:
             )  # fmt: skip
             state["result"] = found.to_dict()
         finally:
-            write_json(self.folder / "ladder.json", {**state, "seconds": before + time.monotonic() - self.began})
+            write_json(
+                self.folder / "ladder.json", {**state, "seconds": before + time.monotonic() - self.began}
+            )
         return found
 
-    def plan(self) -> tuple[Design, Any, dict[str, Any]]:
+    def plan(self) -> tuple[Design, Speed, dict[str, Any]]:
         """The text is prepared, the machine is timed, the rungs are laid out."""
         task = self._task()
         text = Text(task.training_tokens, task.validation_tokens)
         if not text.validation_tokens:
-            raise UsageError("Nothing is held out.", do="Give data.validation a share of the text, such as 0.05.")
+            raise UsageError(
+                "Nothing is held out.", do="Give data.validation a share of the text, such as 0.05."
+            )
 
         def left() -> float:
             return self.budget - (time.monotonic() - self.began)
@@ -149,7 +159,7 @@ class Course:
             "compile": "on" if asked.compile == "on" else "off",
         }
         return measured_design(
-            task.config, text, self.values, self.base, self.local, settings=settings, left=left, rules=self.rules,
+            task.config, text, self.values, self.base, self.trainer, settings=settings, left=left, rules=self.rules,
             workers=self.workers, progress=self.progress, interrupt=self.interrupt,
         )  # fmt: skip
 
@@ -174,7 +184,7 @@ class Course:
         task = self._task()
         state = {
             "schema": "glassformer.ladder", "version": 1, "recipe": _what_stays(self.values), "budget": self.budget,
-            "digests": dict(task.digests), "vocab": task.config.vocab_size, "speed": {"steps": speed.steps, "overhead": speed.overhead},
+            "digests": dict(task.digests), "speed": {"steps": speed.steps, "overhead": speed.overhead},
             "engine": settings, "design": design.to_dict(), "seconds": 0.0, "result": None,
         }  # fmt: skip
         write_json(self.folder / "ladder.json", state)
@@ -217,14 +227,18 @@ class Course:
             self._opened = LanguageTask(self.recipe, self.base, self.progress)
         return self._opened
 
-    def _rate(self, design: Design, settings: Mapping[str, Any]) -> tuple[float, dict[str, dict[float, float]]]:
+    def _rate(
+        self, design: Design, settings: Mapping[str, Any]
+    ) -> tuple[float, dict[str, dict[float, float]]]:
         """(the factor of the rule's rate that is best on the spots, rung -> factor -> loss)."""
         factors = list(FACTORS)
         for further in range(_FURTHER + 1):
             jobs = [(rung, factor, self._path(rung, factor)) for factor in factors for rung in design.spots]
             self._train(jobs, settings)
             tried = {
-                rung.name: {factor: loss_of(self._path(rung, factor), self.vocab) for factor in sorted(factors)}
+                rung.name: {
+                    factor: loss_of(self._path(rung, factor), self.vocab) for factor in sorted(factors)
+                }
                 for rung in design.spots
             }
             best = best_factor(tried)
@@ -261,7 +275,7 @@ class Course:
         if jobs:
             predicted = show_seconds(sum(rung.seconds for rung in rungs.values()) / self.workers)
             self.progress(f"training {count} runs, about {predicted}: {', '.join(rungs)}")
-            self.engine.run(jobs, told, self.interrupt)
+            self.trainer.run(jobs, told, self.interrupt)
 
     def _noise(self, design: Design, usable: Mapping[str, Path]) -> Noise | None:
         """Of the smallest and the largest fitted model, on what is held out."""
@@ -289,10 +303,12 @@ def _language(what: Any, overrides: Mapping[str, Any] | None) -> tuple[Recipe, P
 
 def _what_stays(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe without what the ladder decides itself."""
-    return {key: value for key, value in recipe.items() if key not in ("name", "about", "schedule", "parallel")}
+    return {
+        key: value for key, value in recipe.items() if key not in ("name", "about", "schedule", "parallel")
+    }
 
 
-def _ray(local: Local) -> Engine:
+def _ray(local: Local) -> Trainer:
     from glassformer.scale.cluster import OnRay
 
     return OnRay(local)

@@ -6,15 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glassformer.errors import RunError
 from glassformer.run.folder import Run
 from glassformer.scale.design import Design
 from glassformer.scale.forecast import Forecast, Forecaster
 from glassformer.scale.from_runs import scale_points
-from glassformer.scale.held_out import Noise
 from glassformer.units import show_seconds
+
+if TYPE_CHECKING:
+    from glassformer.scale.held_out import Noise
 
 _FEWEST = 4
 
@@ -60,7 +62,10 @@ class Ladder:
 
     def facts(self) -> dict[str, Any]:
         """The answer, one a line."""
-        rung, most = self.design.held_back, max(r.compute for r in self.design.fitted if r.name in self.losses)
+        rung, most = (
+            self.design.held_back,
+            max(r.compute for r in self.design.fitted if r.name in self.losses),
+        )
         low, high = self.forecast.intervals[0.9]
         facts: dict[str, Any] = {
             "held back": f"{rung.name}: {rung.compute / most:.3g} x the compute of the largest fitted rung",
@@ -68,7 +73,10 @@ class Ladder:
         }
         if self.error is not None:
             where = "inside" if self.inside() else "outside"
-            facts |= {"it came to": f"{self.truth:.4f}", "error": f"{self.error:+.2%}, {where} the 90 % interval"}
+            facts |= {
+                "it came to": f"{self.truth:.4f}",
+                "error": f"{self.error:+.2%}, {where} the 90 % interval",
+            }
         law, values = self.forecaster.law, self.forecaster.law.values
         facts["law"] = (
             f"L = {values['E']:.3g} + {values['A']:.3g} / N^{values['alpha']:.3g} + {values['B']:.3g} / "
@@ -76,7 +84,7 @@ class Ladder:
         )
         if self.noise is not None:
             facts["held-out text"] = (
-                f"{self.noise.tokens:,} tokens of {self.noise.documents:,} documents leave {self.noise.loss:.2%} open "
+                f"{self.noise.tokens:,} tokens in {self.noise.parts:,} parts leave {self.noise.loss:.2%} open "
                 f"in a loss, {self.noise.difference:.2%} in the difference of two"
             )
         facts |= {
@@ -106,6 +114,7 @@ class Ladder:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for a file."""
+
         def number(value: float | None) -> float | None:
             return value if value is not None and math.isfinite(value) else None
 
@@ -152,7 +161,9 @@ def _warnings(
     for name, losses in tried.items():
         best = min(losses, key=lambda f: losses[f])
         if best in (min(losses), max(losses)):
-            said.append(f"the best learning rate of {name} is at the edge of those tried, {best:g} times the rule's")
+            said.append(
+                f"the best learning rate of {name} is at the edge of those tried, {best:g} times the rule's"
+            )
         elif best != factor:
             worse = losses[factor] / losses[best] - 1
             said.append(

@@ -18,7 +18,7 @@ from glassformer.errors import RunError, UsageError
 from glassformer.model.config import ModelConfig
 from glassformer.run.folder import Run
 from glassformer.scale.design import FORWARD, Design, Rules, Rung, Speed, Text, design, one_rung
-from glassformer.scale.rungs import Engine, Job, rung_recipe
+from glassformer.scale.rungs import Job, Trainer, rung_recipe
 from glassformer.stats import median
 from glassformer.train.interrupt import Interrupt
 
@@ -31,7 +31,7 @@ _LARGER = 1.5
 
 
 def measured_design(
-    model: ModelConfig, text: Text, recipe: Mapping[str, Any], base: Path, engine: Engine, *,
+    model: ModelConfig, text: Text, recipe: Mapping[str, Any], base: Path, trainer: Trainer, *,
     settings: Mapping[str, Any], left: Callable[[], float], rules: Rules, workers: int, progress: Callable[[str], None],
     interrupt: Interrupt,
 ) -> tuple[Design, Speed, dict[str, Any]]:  # fmt: skip
@@ -48,7 +48,7 @@ def measured_design(
         flops = float(rung.flops_per_token * rung.batch * rung.context)
         expected = Speed(tuple(sorted(timed.items())), 0.0).step_seconds(flops) if timed else 0.0
         progress(f"timing {rung.parameters:,} parameters")
-        seconds, overhead, choice = _time(rung, expected, text, recipe, base, engine, settings, interrupt)
+        seconds, overhead, choice = _time(rung, expected, text, recipe, base, trainer, settings, interrupt)
         timed[flops] = seconds
         overheads.append(overhead)
         speed = Speed(tuple(sorted(timed.items())), max(overheads))
@@ -66,7 +66,7 @@ def measured_design(
 
 
 def _time(
-    rung: Rung, expected: float, text: Text, recipe: Mapping[str, Any], base: Path, engine: Engine,
+    rung: Rung, expected: float, text: Text, recipe: Mapping[str, Any], base: Path, trainer: Trainer,
     settings: Mapping[str, Any], interrupt: Interrupt,
 ) -> tuple[float, float, dict[str, Any]]:  # fmt: skip
     """(seconds of a step, seconds of all that is none, how the machine was used) of a short run."""
@@ -78,7 +78,7 @@ def _time(
     with tempfile.TemporaryDirectory(prefix="glassformer-probe-") as folder:
         job = Job("probe", values, base, Path(folder) / "run")
         began = time.perf_counter()
-        engine.run([job], lambda job, why: failed.append(why) if why else None, interrupt)
+        trainer.run([job], lambda job, why: failed.append(why) if why else None, interrupt)
         wall = time.perf_counter() - began
         if failed:
             raise RunError(f"A short run to time this machine failed: {failed[0]}")

@@ -50,21 +50,23 @@ class Job:
     run: Path
 
     def order(self) -> dict[str, Any]:
-        return {"recipe": dict(self.recipe), "base": str(self.base), "run": str(self.run)}
+        return {"recipe": dict(self.recipe), "base": str(self.base), "run": str(self.run.absolute())}
 
 
 Told = Callable[[Job, str | None], None]
 """Called once for each job that has ended: None, or why it failed."""
 
 
-class Engine(Protocol):
+class Trainer(Protocol):
     """Who trains."""
 
     def run(self, jobs: Sequence[Job], told: Told, interrupt: Interrupt) -> None:
         """Bring all to their ends. Raises Stopped when asked to stop, with everything saved."""
 
 
-def rung_recipe(recipe: Mapping[str, Any], rung: Rung, factor: float, engine: Mapping[str, Any]) -> dict[str, Any]:
+def rung_recipe(
+    recipe: Mapping[str, Any], rung: Rung, factor: float, engine: Mapping[str, Any]
+) -> dict[str, Any]:
     """The recipe of a rung: the ladder's, with the rung's sizes, length and rate, decayed to the end."""
     kept = ("width", "layers", "heads", "kv_heads", "head_size", "feedforward", "encoder_layers")
     model = {key: value for key, value in recipe["model"].items() if key not in kept}
@@ -146,7 +148,9 @@ class Local:
                 process.wait()
                 log.close()
         if interrupt.reason is not None:
-            raise Stopped(f"Stopped: {interrupt.reason}.", do="Everything is saved; the same command goes on.")
+            raise Stopped(
+                f"Stopped: {interrupt.reason}.", do="Everything is saved; the same command goes on."
+            )
 
     def _begin(self, job: Job) -> tuple[subprocess.Popen[str], IO[str]]:
         log = (self.logs / f"{job.name}.log").open("w", encoding="utf-8")

@@ -215,7 +215,11 @@ def _stdlib() -> Iterator[_File]:
 def _tests() -> Iterator[_File]:
     """The other half of the standard library; files that are badly encoded on purpose are left out by `on_error`."""
     for file in _walk(Path(sysconfig.get_path("stdlib")), NOT_STDLIB - TEST_FOLDERS):
-        if isinstance(file, _File) and file.path.suffix == ".py" and TEST_FOLDERS & set(Path(file.name).parts):
+        if (
+            isinstance(file, _File)
+            and file.path.suffix == ".py"
+            and TEST_FOLDERS & set(Path(file.name).parts)
+        ):
             yield file
 
 
