@@ -20,6 +20,7 @@ import fcntl
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ OPTIMIZERS = ("adam", "adamw", "muon")
 """For which there is a rule of the learning rate; muon's matrices keep the recipe's own, times the factor."""
 _FURTHER = 2
 """So often the tried rates go on beyond the edge."""
+_LEARNED_NOTHING = "it learned nothing: its loss is not below that of guessing"
 
 Progress = Callable[[str], None]
 
@@ -84,9 +86,12 @@ def plan_ladder(
     progress: Progress = lambda message: None,
 ) -> Design:
     """The rungs that a ladder would have: the text is tokenised into the cache, the machine is timed, no more."""
-    with Interrupt().listening() as interrupt:
+    with (
+        Interrupt().listening() as interrupt,
+        tempfile.TemporaryDirectory(prefix="glassformer-plan-") as folder,
+    ):
         course = Course(
-            what, budget, None, Path(), overrides, "local", workers, threads, rules, progress, interrupt
+            what, budget, None, Path(folder), overrides, "local", workers, threads, rules, progress, interrupt
         )
         return course.plan()[0]
 
@@ -119,14 +124,18 @@ class Course:
         try:
             factor, tried = self._rate(design, settings)
             others = [rung for rung in design.rungs if not rung.spot]
-            others.sort(key=lambda rung: rung.seconds, reverse=self.workers > 1)
+            if self.workers > 1:
+                others.sort(key=lambda rung: -rung.seconds)  # the longest has the others beside it
             self._train([(rung, factor, self.folder / "runs" / rung.name) for rung in others], settings)
             if self.interrupt.reason is not None:
                 raise Stopped(f"Stopped: {self.interrupt.reason}.", do="The same command goes on.")
-            runs = {rung.name: self._path(rung, factor) for rung in design.rungs}
-            usable = {name: run for name, run in runs.items() if loss_of(run, self.vocab) < math.inf}
-            for name in runs.keys() - usable.keys() - self.failed.keys():
-                self.failed[name] = "it learned nothing: its loss is not below that of guessing"
+            usable = {}
+            for rung in design.rungs:
+                run = self._path(rung, factor)
+                if loss_of(run, self.vocab) < math.inf:
+                    usable[rung.name] = run
+                else:
+                    self.failed[rung.name] = self.failed.pop(run.name, _LEARNED_NOTHING)
             noise = self._noise(design, usable)
             found = conclude(
                 design, usable, factor=factor, tried=tried, failed=self.failed, noise=noise, folder=self.folder,
