@@ -54,6 +54,17 @@ def test_a_ladder_forecasts_the_rung_it_held_back_from_the_others_alone(done: gf
     assert done.inside(0.5) == (low <= run["val_loss"] <= high)
 
 
+def test_a_plan_is_the_design_of_the_ladder_and_writes_nothing(
+    base: Path, done: gf.Ladder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = Here()
+    plan = gf.plan_ladder(recipe(base), budget=BUDGET, rules=RULES, on=trainer)
+    assert [rung.steps for rung in plan.rungs] == [rung.steps for rung in done.design.rungs]
+    assert set(trainer.trained) == {"probe"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def path_of(found: gf.Ladder, name: str) -> str:
     spot = name in {rung.name for rung in found.design.spots}
     return f"{name}-x{found.factor:g}" if spot else name

@@ -134,29 +134,6 @@ def test_whatever_is_killed_or_stopped_the_ladder_goes_on_to_the_same_result_to_
     assert found.forecast.loss == done.forecast.loss
 
 
-def test_a_dry_run_times_the_machine_and_writes_nothing(base: Path, tmp_path: Path) -> None:
-    text = next(iter(recipe(base)["data"]["paths"]))
-    words = [
-        text,
-        "--budget",
-        "10h",
-        "--tokenizer.kind",
-        "characters",
-        "--model.context",
-        "16",
-        "--dry-run",
-        "--json",
-    ]
-    command = [sys.executable, "-m", "glassformer", "scale", "ladder", *words]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    plan = json.loads(ended.stdout)
-    assert plan["schema"] == "glassformer.ladder_plan"
-    assert plan["rungs"][-1]["held_back"]
-    assert plan["seconds"] < 36_000
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_on_ray_a_killed_worker_is_replaced_and_the_ladder_ends_with_the_same_results(
     base: Path, done: gf.Ladder
 ) -> None:

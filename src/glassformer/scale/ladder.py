@@ -80,6 +80,7 @@ def plan_ladder(
     *,
     budget: str | float = "2h",
     overrides: Mapping[str, Any] | None = None,
+    on: On | Trainer = "local",
     workers: int = 1,
     threads: int | None = None,
     rules: Rules | None = None,
@@ -91,7 +92,7 @@ def plan_ladder(
         tempfile.TemporaryDirectory(prefix="glassformer-plan-") as folder,
     ):
         course = Course(
-            what, budget, None, Path(folder), overrides, "local", workers, threads, rules, progress, interrupt
+            what, budget, None, Path(folder), overrides, on, workers, threads, rules, progress, interrupt
         )
         return course.plan()[0]
 
