@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from glassformer.errors import UsageError
 from glassformer.run.folder import Run
 from glassformer.scale.honesty import best_of
 from glassformer.scale.points import Points, read_points
+from glassformer.stats import median
 
 
 def scale_points(
@@ -55,6 +57,7 @@ def _pairs(text: str | Mapping[str, str] | None, option: str) -> dict[str, str]:
 def read_runs(paths: Sequence[str | Path]) -> Points:
     """The points of run folders: parameters, tokens, FLOPs and the loss held out at the end of each finished run."""
     rows, dropped, units = [], [], set()
+    bytes_per_token = list[float]()
     for path in paths:
         run = Run.open(Path(path))
         summary = run.summary()
@@ -64,6 +67,8 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
         rows.append(
             (summary["parameters"], summary["tokens"], summary["val_loss"], summary["flops"], run.path.name)
         )
+        if summary["val_bits_per_byte"]:
+            bytes_per_token.append(summary["val_loss"] / (math.log(2) * summary["val_bits_per_byte"]))
         units.add((run.events.last("start") or {}).get("loss_unit", "nats per token"))
     if not rows:
         raise UsageError(
@@ -77,4 +82,5 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
     return Points.of(
         n, d, y, C=np.array(c, np.float64), runs=list(names), unit=units.pop(), dropped=dropped,
         counting="N with embeddings, C as the runs count (matmul)", source=f"{len(rows)} runs",
+        bytes_per_token=median(bytes_per_token) if len(bytes_per_token) == len(rows) else None,
     )  # fmt: skip

@@ -59,6 +59,8 @@ class Points:
     """Of the loss; None when nobody said."""
     counting: str = "N as given, C = 6 N D"
     source: str = ""
+    bytes_per_token: float | None = None
+    """Of the text held out, where it is known: it says how low a loss can be."""
     dropped: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     """Lines that cannot be used, with the reason."""
 
@@ -175,7 +177,7 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
     unit = "bits per byte" if loss in _BITS_PER_BYTE else None
     return Points(
         N, D, C, columns["loss"], runs, columns.get("U"), columns.get("warm"), columns.get("lr"), unit,
-        f"N is {found.get('N', 'derived')}; {counting}", source, dropped,
+        f"N is {found.get('N', 'derived')}; {counting}", source, dropped=dropped,
     )  # fmt: skip
 
 
