@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
     from glassformer.scale.backtest import Backtest
+    from glassformer.scale.design import Design
     from glassformer.scale.fit import Law, fit_law
     from glassformer.scale.forecast import Forecast, Forecaster
     from glassformer.scale.from_runs import open_forecaster, open_law, scale_points
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from glassformer.scale.law_file import save_law
     from glassformer.scale.next_run import NextRuns, next_runs
     from glassformer.scale.optimum import Optimum, optimum
+    from glassformer.scale.ladder import ladder, plan_ladder
+    from glassformer.scale.ladder_result import Ladder
     from glassformer.scale.points import Points
     from glassformer.scale.profile import NumberProfile
     from glassformer.scale.published import Published, published_law
@@ -104,6 +107,7 @@ __all__ = [
     "Consolidated",
     "DataConfig",
     "Decoder",
+    "Design",
     "Drill",
     "EmbeddingMap",
     "Explanation",
@@ -114,6 +118,7 @@ __all__ = [
     "GlassformerError",
     "Heads",
     "Integrated",
+    "Ladder",
     "Law",
     "Lens",
     "Loaded",
@@ -171,6 +176,7 @@ __all__ = [
     "judge_predictions",
     "judge_translations",
     "law_report",
+    "ladder",
     "lens",
     "load",
     "load_network",
@@ -184,6 +190,7 @@ __all__ = [
     "open_table",
     "optimum",
     "patch",
+    "plan_ladder",
     "positions",
     "predict",
     "probe",
@@ -281,8 +288,13 @@ _ROOMS = {
     "scale.report": ["allocation_report", "forecast_report", "law_report", "repeats_report"],
     "scale.forecast": ["Forecast", "Forecaster"],
     "scale.backtest": ["Backtest"],
+    "scale.design": ["Design"],
+    "scale.ladder": ["ladder", "plan_ladder"],
+    "scale.ladder_result": ["Ladder"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
+
+_WITH_TORCH = ("use.", "look.", "train.loop", "train.bundle", "model.mlp", "scale.ladder")
 
 
 def __getattr__(name: str) -> Any:
@@ -298,9 +310,7 @@ def __getattr__(name: str) -> Any:
 
 def _fetch(name: str) -> Any:
     home = _HOME[name]
-    if home.startswith(
-        tuple(f"{__name__}.{room}" for room in ("use.", "look.", "train.loop", "train.bundle", "model.mlp"))
-    ):
+    if home.startswith(tuple(f"{__name__}.{room}" for room in _WITH_TORCH)):
         from glassformer.train.launch import prepare_process
 
         prepare_process()  # these load torch, and threads must be settled before

@@ -161,3 +161,14 @@ def test_windows_line_ends_and_marks_are_kept_as_they_are(tmp_path: Path) -> Non
     data = "\ufeffone\r\ntwo\u200b\u200f\r\n".encode()
     (tmp_path / "windows.txt").write_bytes(data)
     assert texts(tmp_path, "windows.txt")["windows.txt"] == data
+
+
+def test_the_standard_librarys_tests_are_its_other_half() -> None:
+    library = {document.name for document in read(DataConfig(paths=("python:stdlib",)), base=Path())}
+    data = DataConfig(paths=("python:tests",), on_error="skip")
+    try:
+        tests = {document.name for document in read(data, base=Path())}
+    except TextError:
+        pytest.skip("this Python is installed without its tests")
+    assert not library & tests
+    assert all({"test", "tests", "idle_test"} & set(Path(name).parts) for name in tests)

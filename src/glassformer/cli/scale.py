@@ -29,7 +29,7 @@ Approach = Literal[
     "repeated",
 ]
 
-scale = App(name="scale", help="Fit laws of loss to small runs, and forecast large ones.")
+scale = App(name="scale", help="Train ladders of small models, fit laws of loss, and forecast large ones.")
 scale.command(
     "glassformer.cli.forecast:forecast",
     name="forecast",
@@ -39,6 +39,11 @@ scale.command(
     "glassformer.cli.optimum:optimum",
     name="optimum",
     help="Divide compute between parameters and tokens, by a law of one's own or a published one.",
+)
+scale.command(
+    "glassformer.cli.ladder:ladder",
+    name="ladder",
+    help="Train a ladder of small models, and see how well it forecasts.",
 )
 
 

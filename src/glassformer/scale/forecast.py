@@ -7,6 +7,7 @@
 **The middle.** The law `chinchilla`, fitted with Student's noise (4 degrees of freedom, as wide as the residuals) and
 weak priors: alpha and beta normal around 0.33, the floor E log-normal around 0.65 of the lowest loss (`PRIOR`).
 Where runs end, exponents and floor trade places freely, and a forecast far beyond hangs on what ends that trade.
+Losses of small models are far above any floor, so where bytes are counted the floor is at most `FLOOR` bits per byte.
 
 **The interval.** The variance of log L is the sum of three:
 
@@ -39,6 +40,9 @@ from glassformer.units import show_count
 
 PRIOR = {"alpha": (0.33, 0.03), "beta": (0.33, 0.03), "floor": (0.65, 0.1)}
 """Mean and standard deviation of the exponents, and of the floor as a share of the lowest loss (of its logarithm)."""
+FLOOR = (0.55, 0.2)
+"""Bits per byte of text, and the standard deviation of its logarithm: Hoffmann's 1.69 nats for each token of about
+4.4 bytes."""
 DRIFT = 0.012
 """Error of log loss for each e-fold of compute beyond the runs, over the published studies of docs/scale.md."""
 LEVELS = (0.5, 0.8, 0.9)
@@ -231,8 +235,11 @@ class Forecaster:
 
 def _robust(points: Points, *, bootstrap: int, seed: int = 0) -> Law:
     law = fit(points, bootstrap=0)
-    floor, sd = PRIOR["floor"]
-    mean = np.array([np.log(floor * points.loss.min()), 0.0, PRIOR["alpha"][0], 0.0, PRIOR["beta"][0]])
+    share, sd = PRIOR["floor"]
+    floor = share * points.loss.min()
+    if points.bytes_per_token is not None and floor > (most := FLOOR[0] * np.log(2) * points.bytes_per_token):
+        floor, sd = most, FLOOR[1]
+    mean = np.array([np.log(floor), 0.0, PRIOR["alpha"][0], 0.0, PRIOR["beta"][0]])
     spread = np.array([sd, np.inf, PRIOR["alpha"][1], np.inf, PRIOR["beta"][1]])
     prior = Prior(mean, spread)
     for _ in range(3):  # the noise is as wide as the residuals, which hang on the noise a little

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from glassformer.scale.forecast import Forecaster
 from glassformer.scale.honesty import best_of
 from glassformer.scale.points import Points, read_points
 from glassformer.scale.published import Published, names, published_law
+from glassformer.stats import median
 
 _DECAYED = 0.5
 """A learning rate that ends above this share of its peak was not decayed."""
@@ -113,6 +115,7 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
 
     rows, dropped, units, tokenizers = [], [], set(), set()
     about: dict[str, set[str]] = {}
+    bytes_per_token = list[float]()
     for path in paths:
         run = Run.open(Path(path))
         summary = run.summary()
@@ -130,6 +133,8 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
                 run.recipe.get("optimizer", {}).get("learning_rate", np.nan),
             )
         )
+        if summary["val_bits_per_byte"]:
+            bytes_per_token.append(summary["val_loss"] / (math.log(2) * summary["val_bits_per_byte"]))
         units.add((run.events.last("start") or {}).get("loss_unit", "nats per token"))
         tokenizers.add(str(run.manifest.get("tokenizer", ""))[:12])
         for name, value in made(run.recipe, run.manifest).items():
@@ -155,6 +160,7 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
         warm=np.array(warm) if any(warm) else None, lr=np.array(rates, np.float64) if known else None,
         counting="N with embeddings, C as the runs count (matmul)", source=f"{len(rows)} runs",
         tokenizer=tokenizers.pop() or None, about={name: _few(values) for name, values in about.items()},
+        bytes_per_token=median(bytes_per_token) if len(bytes_per_token) == len(rows) else None,
     )  # fmt: skip
 
 

@@ -47,6 +47,8 @@ class Points:
     """Of the loss; None when nobody said."""
     counting: str = "N as given, C = 6 N D"
     source: str = ""
+    bytes_per_token: float | None = None
+    """Of the text held out, where it is known: it says how low a loss can be."""
     dropped: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     """Lines that cannot be used, with the reason."""
     tokenizer: str | None = None
@@ -150,8 +152,8 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
     unit = "bits per byte" if loss in BITS_PER_BYTE else None
     return Points(
         N, D, C, columns["loss"], runs, columns.get("U"), columns.get("warm"), columns.get("lr"),
-        _one(rows, found, "unit", source) or unit, counting, source, dropped,
-        _one(rows, found, "tokenizer", source),
+        _one(rows, found, "unit", source) or unit, counting, source, dropped=dropped,
+        tokenizer=_one(rows, found, "tokenizer", source),
     )  # fmt: skip
 
 

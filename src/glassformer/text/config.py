@@ -17,7 +17,7 @@ class SourceConfig(Config):
     """One source of text among several."""
 
     path: str
-    """A file, a directory, a glob, or `python:stdlib` (the standard library's own code)."""
+    """A file, a directory, a glob, `python:stdlib` (the standard library's own code) or `python:tests` (its tests)."""
     weight: float | None = Field(None, gt=0)
     """Its share of training samples, relative to the other sources' weights. Given for all sources or for
     none; without weights every token is seen equally often."""

@@ -2,7 +2,7 @@
 
 A source is a file, a directory (all text files in it, sorted, hidden and binary ones left out), a glob, or
 `python:stdlib`: the standard library of the running Python without its tests and character tables, about 11 MB
-of code and English that every machine has.
+of code and English that every machine has; `python:tests`: its tests, where they are installed, about 19 MB.
 
 Each document passes the encoding policy: `strict` refuses bytes that are not UTF-8 and names their lines,
 `replace` puts U+FFFD in their place, `bytes` keeps every byte. A file that fails stops the reading, or with
@@ -23,8 +23,9 @@ from glassformer.errors import TextError
 from glassformer.text.config import DataConfig, Encoding
 from glassformer.text.formats import UTF16_MARKS, documents, utf16
 
-STDLIB = "python:stdlib"
-NOT_STDLIB = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "lib-dynload"}
+STDLIB, TESTS = "python:stdlib", "python:tests"
+TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
+NOT_STDLIB = TEST_FOLDERS | {"encodings", "site-packages", "dist-packages", "lib-dynload"}
 BINARY = frozenset(
     """
     .pyc .pyo .so .o .a .dll .dylib .exe .class .jar .whl .zip .tar .tgz .bz2 .xz .7z .rar .lz4 .npy .npz
@@ -145,10 +146,12 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _files(path: str, base: Path) -> Iterable[_File | Skipped]:
-    if path == STDLIB:
-        return _stdlib()
+    if path in (STDLIB, TESTS):
+        return _stdlib() if path == STDLIB else _tests()
     if path.startswith("python:"):
-        raise TextError(f"There is no source '{path}'.", expected=f"'{STDLIB}'.", do="Check data.paths.")
+        raise TextError(
+            f"There is no source '{path}'.", expected=f"'{STDLIB}' or '{TESTS}'.", do="Check data.paths."
+        )
     whole = base / Path(path).expanduser()
     if whole.is_dir():
         return _walk(whole)
@@ -199,12 +202,23 @@ def _walk(root: Path, leave_out: frozenset[str] = frozenset()) -> Iterator[_File
 
 
 def _stdlib() -> Iterator[_File]:
-    for file in _walk(Path(sysconfig.get_path("stdlib")), frozenset(NOT_STDLIB)):
+    for file in _walk(Path(sysconfig.get_path("stdlib")), NOT_STDLIB):
         # _sysconfigdata is generated for each machine and holds its paths.
         if (
             isinstance(file, _File)
             and file.path.suffix in (".py", ".txt")
             and "_sysconfigdata" not in file.name
+        ):
+            yield file
+
+
+def _tests() -> Iterator[_File]:
+    """The other half of the standard library; files that are badly encoded on purpose are left out by `on_error`."""
+    for file in _walk(Path(sysconfig.get_path("stdlib")), NOT_STDLIB - TEST_FOLDERS):
+        if (
+            isinstance(file, _File)
+            and file.path.suffix == ".py"
+            and TEST_FOLDERS & set(Path(file.name).parts)
         ):
             yield file
 
