@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     from glassformer.scale.forecast import Forecast, Forecaster
     from glassformer.scale.from_runs import open_forecaster, open_law, scale_points
     from glassformer.scale.isoflop import Allocation, allocation
+    from glassformer.scale.ladder import ladder, plan_ladder
+    from glassformer.scale.ladder_result import Ladder
     from glassformer.scale.law_file import save_law
     from glassformer.scale.next_run import NextRuns, next_runs
     from glassformer.scale.optimum import Optimum, optimum
-    from glassformer.scale.ladder import ladder, plan_ladder
-    from glassformer.scale.ladder_result import Ladder
     from glassformer.scale.points import Points
     from glassformer.scale.profile import NumberProfile
     from glassformer.scale.published import Published, published_law
@@ -175,8 +175,8 @@ __all__ = [
     "integrated_gradients",
     "judge_predictions",
     "judge_translations",
-    "law_report",
     "ladder",
+    "law_report",
     "lens",
     "load",
     "load_network",
