@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassformer import charts
 from glassformer.scale.laws import Array
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 WIDE = (640, 330)
 _BLUE, _ORANGE, _GREEN = charts.PALETTE[:3]
 _GREY = "#7b8794"
+_MOST = 1500
+"""Points in one chart: with more, a page is too large to be mailed, and none could be told from another."""
 _DIVIDES = ("chinchilla", "tied", "annealed", "kaplan")
 """Forms that have a best N for a given C."""
 
@@ -44,7 +47,7 @@ def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
     x, y = _compute(C), _loss(points)
     dots = _dots(points) | {"encoding": {**_xy(x, y), "color": _by_size(points)}}
     if law.form not in _DIVIDES:
-        return _drawn("Every run, by its compute", size, dots)
+        return _drawn(f"{_told(points)}, by compute", size, dots)
     middle, low, high = (np.empty(len(C)) for _ in range(3))
     for k, c in enumerate(C):
         middle[k], low[k], high[k] = _least(law, float(c))
@@ -53,7 +56,7 @@ def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
         for c, m, a, b in zip(C, middle, low, high, strict=True)
     ]
     layers = [_band(rows, x, y, 0.18), dots, _curve(rows, x, y, _BLUE)]
-    return _drawn("Every run, and the least loss for its compute with 95 %", size, *layers)
+    return _drawn(f"{_told(points)}, and the least loss for the compute with 95 %", size, *layers)
 
 
 def residuals(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
@@ -61,8 +64,8 @@ def residuals(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
     points = law.points
     assert points is not None
     rows = [
-        {"C": float(c), "off": float(100 * np.expm1(r)), "N": float(n)}
-        for c, r, n in zip(points.C, law.residuals, points.N, strict=True)
+        {"C": float(points.C[k]), "off": float(100 * np.expm1(law.residuals[k])), "N": float(points.N[k])}
+        for k in _seen(points)
     ]
     at = _xy(_compute(points.C), _quantity("off", "loss off the law (%)"))
     dots: charts.Spec = {
@@ -224,10 +227,22 @@ def _drawn(title: str, size: tuple[int, int], *layers: charts.Spec) -> charts.Sp
     }
 
 
+def _seen(points: Points) -> NDArray[np.intp]:
+    """Which points are drawn: all, or `_MOST` of them over the whole range of compute."""
+    if len(points) <= _MOST:
+        return np.arange(len(points))
+    every: NDArray[np.intp] = np.argsort(points.C, kind="stable")[np.linspace(0, len(points) - 1, _MOST).astype(int)]
+    return every
+
+
+def _told(points: Points) -> str:
+    return "Every run" if len(points) <= _MOST else f"{_MOST:,} of {len(points):,} points"
+
+
 def _dots(points: Points) -> charts.Spec:
     rows = [
-        {"C": float(c), "loss": float(y), "N": float(n)}
-        for c, y, n in zip(points.C, points.loss, points.N, strict=True)
+        {"C": float(points.C[k]), "loss": float(points.loss[k]), "N": float(points.N[k])}
+        for k in _seen(points)
     ]
     return {"data": {"values": rows}, "mark": _DOT}
 
