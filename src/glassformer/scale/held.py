@@ -67,7 +67,8 @@ def hold(form: Form, values: Mapping[str, float], centres: Centres) -> Held:
         known = _lines(form, value, centres)
         if name not in known:
             raise UsageError(
-                f"{name!r} of the law {form.name} cannot be held;", expected=nearest(name, known)
+                f"{name!r} of the law {form.name} cannot be held;",
+                expected=nearest(name, known) if known else "none of its numbers can.",
             )
         lines.append(known[name])
     rows, sides = np.array([line for line, _ in lines]), np.array([side for _, side in lines])
@@ -94,4 +95,6 @@ def _lines(form: Form, v: float, centres: Centres) -> dict[str, tuple[list[float
         return {"N_c": ([1.0, centres["n"] - log_v, 0, 0], 0.0), "D_c": ([0.0, 0, 1, 0], log_v - centres["d"]),
                 "alpha_D": ([0.0, 0, 0, 1], v)}  # fmt: skip
     x = form.needs
+    if x not in centres:
+        return {}
     return {f"{x.upper()}_c": ([1.0, centres[x] - log_v], 0.0), f"alpha_{x.upper()}": ([0.0, 1], v)}

@@ -21,7 +21,7 @@ import numpy as np
 from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.scale.isoflop import Allocation
-from glassformer.scale.laws import Array
+from glassformer.scale.laws import FORMS, Array
 from glassformer.scale.points import Points
 from glassformer.scale.published import Published
 from glassformer.scale.repeats import Repeated, Repeats
@@ -146,10 +146,10 @@ def optimum(
     said = _asked({"flops": flops, "N": N, "D": D, "loss": loss}, serve)
     if isinstance(law, Allocation) or (isinstance(law, Published) and (law.size or law.tokens)):
         return _by_rule(law, flops, N, D, said, serve, unique)
-    form = str(getattr(law, "form", ""))
-    if form not in ("chinchilla", "tied", "annealed", "kaplan"):
+    if FORMS[law.form or ""].needs != "nd":
         raise UsageError(
-            f"The law {form} does not weigh N against D.", expected="chinchilla, tied, annealed or kaplan."
+            f"The law {law.form} does not weigh N against D.",
+            expected="chinchilla, tied, annealed or kaplan.",
         )
     curve = _limited(law, unique, repeats) if unique is not None else law.log_loss
     if loss is not None:

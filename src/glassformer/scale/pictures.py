@@ -35,8 +35,6 @@ _BLUE, _ORANGE, _GREEN = charts.PALETTE[:3]
 _GREY = "#7b8794"
 _MOST = 1500
 """Points in one chart: with more, a page is too large to be mailed, and none could be told from another."""
-_DIVIDES = ("chinchilla", "tied", "annealed", "kaplan")
-"""Forms that have a best N for a given C."""
 
 
 def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
@@ -46,7 +44,7 @@ def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
     C = np.geomspace(points.C.min(), points.C.max() * 10, 40)  # noqa: N806 # the field's symbol
     x, y = _compute(C), _loss(points)
     dots = _dots(points) | {"encoding": {**_xy(x, y), "color": _by_size(points)}}
-    if law.form not in _DIVIDES:
+    if law.kind.needs != "nd":
         return _drawn(f"{_told(points)}, by compute", size, dots)
     middle, low, high = (np.empty(len(C)) for _ in range(3))
     for k, c in enumerate(C):
@@ -231,7 +229,9 @@ def _seen(points: Points) -> NDArray[np.intp]:
     """Which points are drawn: all, or `_MOST` of them over the whole range of compute."""
     if len(points) <= _MOST:
         return np.arange(len(points))
-    every: NDArray[np.intp] = np.argsort(points.C, kind="stable")[np.linspace(0, len(points) - 1, _MOST).astype(int)]
+    every: NDArray[np.intp] = np.argsort(points.C, kind="stable")[
+        np.linspace(0, len(points) - 1, _MOST).astype(int)
+    ]
     return every
 
 

@@ -208,7 +208,7 @@ def _doubts(law: Law) -> str:
 
 def _division(law: Law, points: Points) -> list[str]:
     """The best size, how flat it is, the parabolas where there are any, and how much the method matters."""
-    if law.form not in ("chinchilla", "tied", "annealed", "kaplan"):
+    if law.kind.needs != "nd":
         return []
     at = 10 * float((6 * points.N * points.D).max())
     best = optimum(law, flops=at)
