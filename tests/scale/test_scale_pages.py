@@ -187,3 +187,16 @@ def test_where_parabolas_and_the_law_differ_both_are_told(points: Points) -> Non
     for row in rows.values():
         assert row["a from"] < row["a"] < row["a to"]
         assert 6 * row["N*"] * row["D*"] == pytest.approx(1e22)
+
+
+def test_of_thousands_of_points_a_chart_draws_a_part_over_all_compute_and_says_so() -> None:
+    N, D = grid(60, 40)  # noqa: N806
+    many = fit(Points.of(N, D, losses(N, D), unit="nats per token"), bootstrap=0)
+    for spec in (pictures.frontier(many), pictures.residuals(many)):
+        drawn = next(
+            layer["data"]["values"] for layer in spec["layer"] if len(layer["data"]["values"]) > 1000
+        )
+        assert len(drawn) == 1500
+        costs = [row["C"] for row in drawn]
+        assert min(costs) == (6 * N * D).min() and max(costs) == (6 * N * D).max()
+    assert pictures.frontier(many)["title"].startswith("1,500 of 2,400 points")

@@ -55,7 +55,7 @@ def _form(law: Law) -> list[Answer]:
     held = ", ".join(f"{name} = {value:g}" for name, value in law.held.items())
     p = law.points
     return _group("form", {
-        "Which law": FORMULAS[law.form],
+        "Which law": FORMULAS.get(law.form, law.form),
         "What it is of": "N parameters, D training tokens, C training FLOPs, L loss",
         "Unit of the loss": p.unit if p else None,
         "Tokenizer": p.tokenizer if p else None,

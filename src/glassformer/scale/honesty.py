@@ -62,13 +62,16 @@ def doubts(law: Law) -> list[Doubt]:
     ]  # fmt: skip
 
 
+def refit(law: Law, points: Points) -> Law:
+    """The same law, of other points, fitted the same way."""
+    return fit(points, law.form, noise=law.noise, prior=law.prior, held=law.held, bootstrap=0)
+
+
 def without(law: Law, kept: NDArray[np.bool_]) -> str:
     """In words: what the law would say of the points that are kept."""
     assert law.points is not None
     try:
-        other = fit(
-            law.points.where(kept), law.form, noise=law.noise, prior=law.prior, held=law.held, bootstrap=0
-        )
+        other = refit(law, law.points.where(kept))
     except UsageError:
         return "without them there is no law at all"
     said = [f"without them {name} is {other.values[name]:.3g} instead of {law.values[name]:.3g}"
@@ -88,7 +91,7 @@ def outliers(law: Law) -> list[dict[str, Any]]:
     off = np.abs(law.residuals) > _OUTLIER * _spread(law.residuals)
     if not off.any() or (~off).sum() < 4:
         return []
-    rest = fit(law.points.where(~off), law.form, noise=law.noise, prior=law.prior, bootstrap=0)
+    rest = refit(law, law.points.where(~off))
     worst = [i for i in np.argsort(-np.abs(law.residuals)) if off[i]][:10]
     return [
         {"what": "with all points", **law.values},

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassformer import charts
 from glassformer.scale.laws import Array
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 WIDE = (640, 330)
 _BLUE, _ORANGE, _GREEN = charts.PALETTE[:3]
 _GREY = "#7b8794"
-_DIVIDES = ("chinchilla", "tied", "annealed", "kaplan")
-"""Forms that have a best N for a given C."""
+_APART = 0.025
+"""Of the height of a chart: words that are nearer to each other cannot be read."""
+_MOST = 1500
+"""Points in one chart: with more, a page is too large to be mailed, and none could be told from another."""
 
 
 def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
@@ -43,8 +46,8 @@ def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
     C = np.geomspace(points.C.min(), points.C.max() * 10, 40)  # noqa: N806 # the field's symbol
     x, y = _compute(C), _loss(points)
     dots = _dots(points) | {"encoding": {**_xy(x, y), "color": _by_size(points)}}
-    if law.form not in _DIVIDES:
-        return _drawn("Every run, by its compute", size, dots)
+    if law.kind.needs != "nd":
+        return _drawn(f"{_told(points)}, by compute", size, dots)
     middle, low, high = (np.empty(len(C)) for _ in range(3))
     for k, c in enumerate(C):
         middle[k], low[k], high[k] = _least(law, float(c))
@@ -53,7 +56,7 @@ def frontier(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
         for c, m, a, b in zip(C, middle, low, high, strict=True)
     ]
     layers = [_band(rows, x, y, 0.18), dots, _curve(rows, x, y, _BLUE)]
-    return _drawn("Every run, and the least loss for its compute with 95 %", size, *layers)
+    return _drawn(f"{_told(points)}, and the least loss for the compute with 95 %", size, *layers)
 
 
 def residuals(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
@@ -61,8 +64,8 @@ def residuals(law: Law, size: tuple[int, int] = WIDE) -> charts.Spec:
     points = law.points
     assert points is not None
     rows = [
-        {"C": float(c), "off": float(100 * np.expm1(r)), "N": float(n)}
-        for c, r, n in zip(points.C, law.residuals, points.N, strict=True)
+        {"C": float(points.C[k]), "off": float(100 * np.expm1(law.residuals[k])), "N": float(points.N[k])}
+        for k in _seen(points)
     ]
     at = _xy(_compute(points.C), _quantity("off", "loss off the law (%)"))
     dots: charts.Spec = {
@@ -157,9 +160,15 @@ def fan(forecaster: Forecaster, forecast: Forecast, size: tuple[int, int] = WIDE
         "mark": {"type": "text", "dy": -9, "fontSize": 13, "fontWeight": 600},
         "encoding": {**at, "y": y | {"field": "high"}, "text": {"field": "words"}},
     }
+    total = np.log(max(points.loss.max(), rows[0]["loss"]) / rows[-1]["low90%"])
+    apart = np.log(rows[-1]["high90%"] / rows[-1]["high80%"]) / total > _APART
     names = [
-        {"C": rows[-1]["C"], "loss": rows[-1][f"high{level:.0%}"], "words": f"{level:.0%}"}
-        for level in forecast.intervals
+        {
+            "C": rows[-1]["C"],
+            "loss": rows[-1][f"high{level:.0%}"],
+            "words": f"{level:.0%}" if apart else "50, 80, 90%",
+        }
+        for level in (forecast.intervals if apart else [max(forecast.intervals)])
     ]
     levels: charts.Spec = {
         "data": {"values": names},
@@ -224,10 +233,24 @@ def _drawn(title: str, size: tuple[int, int], *layers: charts.Spec) -> charts.Sp
     }
 
 
+def _seen(points: Points) -> NDArray[np.intp]:
+    """Which points are drawn: all, or `_MOST` of them over the whole range of compute."""
+    if len(points) <= _MOST:
+        return np.arange(len(points))
+    every: NDArray[np.intp] = np.argsort(points.C, kind="stable")[
+        np.linspace(0, len(points) - 1, _MOST).astype(int)
+    ]
+    return every
+
+
+def _told(points: Points) -> str:
+    return "Every run" if len(points) <= _MOST else f"{_MOST:,} of {len(points):,} points"
+
+
 def _dots(points: Points) -> charts.Spec:
     rows = [
-        {"C": float(c), "loss": float(y), "N": float(n)}
-        for c, y, n in zip(points.C, points.loss, points.N, strict=True)
+        {"C": float(points.C[k]), "loss": float(points.loss[k]), "N": float(points.N[k])}
+        for k in _seen(points)
     ]
     return {"data": {"values": rows}, "mark": _DOT}
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from glassformer.scale.fit import Law
     from glassformer.scale.forecast import Forecast, Forecaster
 
-_DIVIDES = ("chinchilla", "tied", "annealed")
 _COUNTS = {"N": "parameters", "D": "tokens", "N*": "best parameters", "D*": "on tokens", "N* from (80 %)": "80 % from",
            "N* to": "to"}  # fmt: skip
 _SHARES = {
@@ -26,6 +25,7 @@ _SHARES = {
     "narrower": "narrower by",
     "width after": "width of the 80 %",
     "error": "forecast too high by",
+    "expected": "it said, up to",
     "a e-fold": "drift for each e-fold",
     "off": "off",
     "for each 1 % of the cap": "for each 1 % of the cap",
@@ -62,14 +62,14 @@ def flops(value: float) -> str:
 
 def title(law: Law) -> str:
     """The law and what it was fitted to, in a line."""
-    points = law.points
+    points, formula = law.points, FORMULAS.get(law.form, law.form)
     if points is None:
-        return f"{law.form}: {FORMULAS[law.form]}"
+        return f"{law.form}: {formula}"
     runs = len(set(points.runs))
     low, high = points.ranges()["N"]
     counted = f"{runs} runs" if runs == len(points) else f"{len(points)} points of {runs} runs"
     return (
-        f"{FORMULAS[law.form]}, fitted to {counted} of {show_count(low)} to {show_count(high)} parameters and "
+        f"{formula}, fitted to {counted} of {show_count(low)} to {show_count(high)} parameters and "
         f"{flops(points.C.min())} to {flops(points.C.max())} FLOPs."
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def of_law(law: Law) -> list[str]:
     said = []
     if "E" in v:
         said.append(f"No size, text or compute brings the loss below {_with(law, 'E')}.")
-    if law.form in _DIVIDES:
+    if law.kind.needs == "nd" and "alpha" in v:
         beta = v.get("beta", v["alpha"])
         said += [
             f"Ten times the parameters leave {10 ** -v['alpha']:.0%} of what size is to blame for "
