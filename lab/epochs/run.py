@@ -1,6 +1,6 @@
 """Repeated data stops paying: one model, the same few tokens again and again, against fresh ones; measured here.
 
-    python lab/epochs/run.py [--unique 250000] [--epochs 32] [--seeds 0] [--out lab/epochs] [--work FOLDER]
+    python lab/epochs/run.py [--unique 125000] [--epochs 32] [--seeds 0] [--out lab/epochs] [--work FOLDER]
 
 The text is the code of Python's standard library and its tests, byte by byte. One model is trained on its first U
 bytes for 1, 2, 4, ... epochs and, with the same number of updates, on as many fresh bytes; every run decays to its
@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
     "name": "epochs",
     "data": {"paths": ["train.txt"], "validation": 0.02, "split": "tail"},
     "tokenizer": {"kind": "bytes"},
-    "model": {"width": 64, "layers": 3, "heads": 2, "context": 128},
+    "model": {"width": 48, "layers": 2, "heads": 2, "context": 128},
     "train": {"batch": 16, "checkpoint_every": 100_000, "validate_every": 100_000, "sample_tokens": 0},
     "optimizer": {"kind": "adamw", "learning_rate": 4e-3, "weight_decay": 0.1},
     "schedule": {"kind": "linear", "warmup": 0.05, "final": 0.0},
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--unique", type=int, default=250_000)
+    parser.add_argument("--unique", type=int, default=125_000)
     parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
