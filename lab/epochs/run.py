@@ -61,16 +61,7 @@ def main() -> None:
     result = concluded(rows, given.unique) | {"recipe": RECIPE, "runs": rows}
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    shown = [{**row, "text": f"{row['kind']} text"} for row in rows]
-    chart = charts.line(
-        shown,
-        "bytes_read",
-        "loss",
-        series="text",
-        x_title="bytes read",
-        y_title="held-out loss (nats per byte)",
-    )
-    charts.save(chart, given.out / "loss.svg")
+    draw(rows, given.out)
     print(
         json.dumps({key: value for key, value in result.items() if key not in ("recipe", "runs")}, indent=1)
     )
@@ -148,6 +139,16 @@ def mean_losses(rows: list[dict[str, Any]], kind: str) -> dict[int, float]:
     return {
         e: float(np.mean([r["loss"] for r in rows if r["kind"] == kind and r["epochs"] == e])) for e in epochs
     }
+
+
+def draw(rows: list[dict[str, Any]], folder: Path) -> None:
+    """The two curves."""
+    shown = [{**row, "text": f"{row['kind']} text"} for row in rows]
+    chart = charts.line(
+        shown, "bytes_read", "loss", series="text", x_title="bytes read", y_title="held-out loss (nats per byte)",
+        log_x=True,
+    )  # fmt: skip
+    charts.save(chart, folder / "loss.svg")
 
 
 if __name__ == "__main__":
