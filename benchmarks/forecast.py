@@ -14,7 +14,7 @@ the lowest pinball loss on the other studies are taken. Takes some minutes; --qu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,6 @@ RATIOS = (4, 8, 16, 32, 64, 128, 256, 512)
 SMALL = 12
 _MOST = 12
 """Runs forecast at a cut; they are much alike."""
-_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 VARIANTS: dict[str, Settings] = {
     "as they are": SETTINGS,
@@ -150,7 +149,7 @@ def score(split: Split, make: Callable[[Points], Forecaster]) -> Score:
     )  # fmt: skip
 
 
-def _pinball(middle: float, intervals: dict[float, tuple[float, float]], loss: float) -> float:
+def _pinball(middle: float, intervals: Mapping[float, tuple[float, float]], loss: float) -> float:
     """Mean over the quantiles that the intervals name, as a share of the loss."""
     quantiles = {0.5: middle}
     for level, (low, high) in intervals.items():
@@ -205,10 +204,10 @@ def page(scores: Sequence[Score], variants: dict[str, dict[str, np.ndarray]]) ->
         rows.append(["**mean of studies**", "", f"{mean[1]:.1%}", f"{mean[2]:.1%}", f"{mean[6]:.0%}"])
         lines += [
             "### Settings chosen on the other studies", "",
-            "For each study the settings that had the lowest pinball loss on all others, and how they did on it (without "
-            "the backtest's widening).", "",
+            "For each study the settings with the lowest pinball loss on all others, and how they did on it, without "
+            "what its backtest widens.", "",
             *section.table(["study", "settings", "error", "width of 90 %", "90% holds"], rows), "",
-            "What each setting is worth, one changed at a time (means of studies, without the backtest's widening):", "",
+            "What each is worth, one changed at a time (means of studies, without the backtest's widening):", "",
             *section.table(
                 ["settings", "error", "width of 90 %", *(f"{name} holds" for name in names), "pinball"],
                 [

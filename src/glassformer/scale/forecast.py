@@ -107,7 +107,7 @@ class Forecaster:
     def of(
         cls, points: Points, *, settings: Settings = SETTINGS, bootstrap: int = 1000, seed: int = 0
     ) -> Forecaster:
-        """Fit `points` for forecasts, and test that on them; `bootstrap`: how many draws tell what the fit leaves open."""
+        """Fit `points` for forecasts, and test that on them; `bootstrap`: draws of what the fit leaves open."""
         tested = backtest(
             points, lambda part: cls.untested(part, settings=settings, bootstrap=_FEW, seed=seed)
         )

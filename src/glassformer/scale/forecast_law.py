@@ -1,7 +1,7 @@
 """The law behind a forecast: `coupled`, fitted so that it holds for runs larger than its own.
 
-A fit that describes its runs best is not the one that forecasts best. Six things differ from `fit`; docs/scale-accuracy.md
-has what each is worth:
+A fit that describes its runs best is not the one that forecasts best. Six things differ from `fit`, and
+docs/scale-accuracy.md has what each is worth:
 
     form        `coupled`: how the lacks of size and of text add up is fitted (p), not taken for granted
     priors      normal ones (`Settings`) on exponents, p, the floor and the lacks: where runs end they trade places
