@@ -112,8 +112,8 @@ def main() -> None:
     ]
     lines = [
         f"{given.ladders} simulated ladders, each of another law, 5 budgets of 9 runs, noise 0.3 %, every fiftieth run "
-        "5 % too high. A report is the fit, 1,000 replicates of the bootstrap, the backtest, a forecast and the warnings; "
-        "in seconds of one core.", "",
+        "5 % too high. A report is the fit, 1,000 replicates of the bootstrap, the backtest, a forecast and the "
+        "warnings; in seconds of one core.", "",
         *section.table(["", "measured", "aim"], rows),
     ]  # fmt: skip
     if given.out is None:
