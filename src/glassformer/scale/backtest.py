@@ -4,9 +4,9 @@ At each cut the points with at most a 2nd, 4th, 8th, ... of the largest compute 
 forecast: how far off they are on average, and how far off the forecast said they might be. Where errors are larger than
 that, the interval of the real forecast is widened:
 
-    widened^2 = (8 + J z^2) / (8 + J), at least 1        z^2: mean of (error / what was said)^2 over the cuts
+    widened^2 = (16 + J z^2) / (16 + J), at least 1        z^2: median of (error / what was said)^2 over the cuts
 
-Cuts share most of their runs, so all of them count as at most J = 2 trials, against 8 for the published studies where
+Cuts share most of their runs, so all of them count as at most J = 2 trials, against 16 for the published studies where
 such intervals were right. Cuts that leave fewer than 6 points, 4 sizes or 0.8 decades of compute to fit say nothing,
 and are not made.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CUTS = (2, 4, 8, 16, 32, 64, 128)
 _POINTS, _SIZES, _DECADES = 6, 4, 0.8
-_BEFORE, _TRIALS = 8, 2
+_BEFORE, _TRIALS = 16, 2
 _AHEAD = 0.5
 """e-folds beyond the cut from which on an error counts: nearer, noise is all there is."""
 
@@ -64,7 +64,7 @@ class Backtest:
         """What intervals have to be multiplied by."""
         if not self.cuts:
             return 1.0
-        off = float(np.mean([(cut.error / cut.expected) ** 2 for cut in self.cuts]))
+        off = float(np.median([(cut.error / cut.expected) ** 2 for cut in self.cuts]))
         trials = min(_TRIALS, len(self.cuts))
         return max(1.0, float(np.sqrt((_BEFORE + trials * off) / (_BEFORE + trials))))
 
