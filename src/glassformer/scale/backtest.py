@@ -1,24 +1,32 @@
 """A law's own test: the runs of little compute forecast those of much, which are known.
 
 At each cut the points with at most a 2nd, 4th, 8th, ... of the largest compute are fitted, and the points above are
-forecast. What is kept of a cut is its `drift`: the root mean square of (error of log loss) / (e-folds of compute
-beyond the fitted points), errors within the law's own noise left out. Cuts that leave fewer than 6 points, 4 sizes or
-0.8 decades of compute to fit say nothing, and are not made.
+forecast: how far off they are on average, and how far off the forecast said they might be. Where errors are larger than
+that, the interval of the real forecast is widened:
+
+    widened^2 = (16 + J z^2) / (16 + J), at least 1        z^2: median of (error / what was said)^2 over the cuts
+
+Cuts share most of their runs, so all of them count as at most J = 2 trials, against 16 for the published studies where
+such intervals were right. Cuts that leave fewer than 6 points, 4 sizes or 0.8 decades of compute to fit say nothing,
+and are not made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glassformer.scale.fit import Law
 from glassformer.scale.points import Points
+
+if TYPE_CHECKING:
+    from glassformer.scale.forecast import Forecaster
 
 _CUTS = (2, 4, 8, 16, 32, 64, 128)
 _POINTS, _SIZES, _DECADES = 6, 4, 0.8
+_BEFORE, _TRIALS = 16, 2
 _AHEAD = 0.5
 """e-folds beyond the cut from which on an error counts: nearer, noise is all there is."""
 
@@ -34,11 +42,14 @@ class Cut:
     error: float
     """Mean of forecast / loss - 1 over the points that are forecast."""
     drift: float
+    """Root mean square error of log loss for each e-fold of compute beyond the fitted points, noise left out."""
+    expected: float
+    """The standard deviation that the forecast gave, on average."""
 
     def row(self) -> dict[str, Any]:
         return {
             "fitted": self.fitted, "forecast": self.forecast, "beyond": self.beyond, "error": self.error,
-            "a e-fold": self.drift,
+            "expected": self.expected, "a e-fold": self.drift,
         }  # fmt: skip
 
 
@@ -48,17 +59,25 @@ class Backtest:
 
     cuts: Sequence[Cut]
 
+    @property
+    def widened(self) -> float:
+        """What intervals have to be multiplied by."""
+        if not self.cuts:
+            return 1.0
+        off = float(np.median([(cut.error / cut.expected) ** 2 for cut in self.cuts]))
+        trials = min(_TRIALS, len(self.cuts))
+        return max(1.0, float(np.sqrt((_BEFORE + trials * off) / (_BEFORE + trials))))
+
     def rows(self) -> list[dict[str, Any]]:
         """One row a cut."""
         return [cut.row() for cut in self.cuts]
 
 
-def backtest(points: Points, make: Callable[[Points], Law]) -> Backtest:
-    """Test `make` on the points' own larger runs."""
+def backtest(points: Points, make: Callable[[Points], Forecaster]) -> Backtest:
+    """Test forecasters of `make` on the points' own larger runs."""
     cuts = []
     for factor in _CUTS:
-        below = points.C.max() / factor * 1.0001 >= points.C
-        part = points.where(below)
+        part = points.where(points.C.max() / factor * 1.0001 >= points.C)
         if len(part) < _POINTS or len(np.unique(part.N)) < _SIZES:
             continue
         if np.log10(part.C.max() / part.C.min()) < _DECADES:
@@ -67,11 +86,14 @@ def backtest(points: Points, make: Callable[[Points], Law]) -> Backtest:
         test = ahead > _AHEAD
         if not test.any():
             continue
-        law = make(part)
-        off = law.log_loss(points.N[test], points.D[test])[0] - np.log(points.loss[test])
-        noise = 1.4826 * float(np.median(np.abs(law.residuals)))
-        beyond_noise = np.sqrt(np.maximum(0.0, off**2 - noise**2)) / ahead[test]
-        drift = float(np.sqrt(np.mean(beyond_noise**2)))
-        error = float(np.mean(np.expm1(off)))
-        cuts.append(Cut(float(np.exp(ahead.max())), len(part), int(test.sum()), error, drift))
+        made = make(part)
+        sizes, tokens = points.N[test], points.D[test]
+        off = made.law.log_loss(sizes, tokens)[0] - np.log(points.loss[test])
+        drift = np.sqrt(np.maximum(0.0, off**2 - made.noise**2)) / ahead[test]
+        cuts.append(
+            Cut(
+                float(np.exp(ahead.max())), len(part), int(test.sum()), float(np.mean(np.expm1(off))),
+                float(np.sqrt(np.mean(drift**2))), float(np.mean(made.sd(sizes, tokens))),
+            )
+        )  # fmt: skip
     return Backtest(cuts)

@@ -4,26 +4,22 @@
     forecaster.forecast(flops=1e24)              at the best N and D for that compute
     forecaster.forecast(N=7e9, D=2e12)
 
-**The middle.** The law `chinchilla`, fitted with Student's noise (4 degrees of freedom, as wide as the residuals) and
-weak priors: alpha and beta normal around 0.33, the floor E log-normal around 0.65 of the lowest loss (`PRIOR`).
-Where runs end, exponents and floor trade places freely, and a forecast far beyond hangs on what ends that trade.
-Losses of small models are far above any floor, so where bytes are counted the floor is at most `FLOOR` bits per byte.
+**The middle.** The law `coupled` with priors, weights and skewed noise, all of which scale/forecast_law.py states.
 
-**The interval.** The variance of log L is the sum of three:
+**The interval.** The variance of log L is the sum of three, times what the law's own backtest asks for:
 
-    fit      of the bootstrap's replicates at that very N and D
-    noise    of one run about the law: the residuals'
-    drift    (k x)^2, x = log(C / largest C fitted), k the law's error for each e-fold of compute beyond its runs
+    fit      of the draws of what the fit leaves open, at that very N and D
+    noise    of one run about the law
+    drift    (0.002 x)^2, x = log(C / largest C fitted), for the law itself being a little wrong
+    widened  by the tool's own backtest: runs of little compute forecast those of much (scale/backtest.py)
 
-k is what the tool's own backtest finds (scale/backtest.py): the points of the lowest compute forecast those above,
-at several cuts. A ladder has few cuts, so k is a mean with `DRIFT`, which the published studies have, counted as
-`_CUTS` cuts. The interval is Student's with 6 degrees of freedom.
+The interval is Student's with 6 degrees of freedom.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,25 +29,23 @@ from scipy.stats import t as student_t
 
 from glassformer.errors import UsageError
 from glassformer.scale.backtest import Backtest, backtest
-from glassformer.scale.fit import Law, fit, student_for
+from glassformer.scale.fit import Law, fit
+from glassformer.scale.forecast_law import SETTINGS, Settings, forecast_law
 from glassformer.scale.laws import Array
 from glassformer.scale.points import Points
-from glassformer.scale.solve import Prior
 from glassformer.units import show_count
 
 if TYPE_CHECKING:
     from glassformer.scale.honesty import Doubt
 
-PRIOR = {"alpha": (0.33, 0.03), "beta": (0.33, 0.03), "floor": (0.65, 0.1)}
-"""Mean and standard deviation of the exponents, and of the floor as a share of the lowest loss (of its logarithm)."""
-FLOOR = (0.55, 0.2)
-"""Bits per byte of text, and the standard deviation of its logarithm: Hoffmann's 1.69 nats for each token of about
-4.4 bytes."""
-DRIFT = 0.012
-"""Error of log loss for each e-fold of compute beyond the runs, over the published studies of docs/scale.md."""
 LEVELS = (0.5, 0.8, 0.9)
-_CUTS = 2.0
 _DEGREES = 6
+_FEW = 200
+"""Draws where a rough quantile will do."""
+_REACH, _SECTIONS, _GOLDEN = 40.0, 48, (5**0.5 - 1) / 2
+"""e-folds of N to either side where the best is sought, in so many steps."""
+_DOUBLINGS = (-40, 200)
+"""Of the runs' middle compute: where `flattens` looks."""
 _FAR = 100.0
 """From this factor of compute beyond the largest run on, a forecast warns."""
 
@@ -100,8 +94,13 @@ class Forecaster:
     noise: float
     """Standard deviation of one run's log loss about the law."""
     drift: float
-    """k: for each e-fold of compute beyond the runs."""
+    """Of log loss, for each e-fold of compute beyond the runs."""
     tested: Backtest = field(repr=False)
+
+    @property
+    def widened(self) -> float:
+        """How many times as wide the backtest makes every interval."""
+        return self.tested.widened
 
     def to_dict(self, forecast: Forecast, gain: float) -> dict[str, Any]:
         """A forecast and all that belongs to it, for a file."""
@@ -111,21 +110,38 @@ class Forecaster:
             "counting": self.law.points.counting if self.law.points else None,
             "tokenizer": self.law.points.tokenizer if self.law.points else None,
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
+            "widened": self.widened,
             "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),
             "doubts": [doubt.row() for doubt in self.doubts],
         }  # fmt: skip
 
     @classmethod
-    def of(cls, points: Points, *, bootstrap: int = 400, seed: int = 0) -> Forecaster:
-        """Fit `points` for forecasts, and test that on them."""
-        law = _robust(points, bootstrap=bootstrap, seed=seed)
-        tested = backtest(points, lambda part: _robust(part, bootstrap=0))
-        seen = sum(cut.drift**2 for cut in tested.cuts)
-        drift = float(np.sqrt((seen + _CUTS * DRIFT**2) / (len(tested.cuts) + _CUTS)))
-        return cls(
-            law, max(1e-3, float(np.sqrt(np.mean(np.clip(law.residuals, -0.05, 0.05) ** 2)))), drift, tested
+    def of(
+        cls, points: Points, *, settings: Settings = SETTINGS, bootstrap: int = 1000, seed: int = 0
+    ) -> Forecaster:
+        """Fit `points` for forecasts, and test that on them; `bootstrap`: draws of what the fit leaves open."""
+        tested = backtest(
+            points, lambda part: cls.untested(part, settings=settings, bootstrap=_FEW, seed=seed)
         )
+        return replace(cls.untested(points, settings=settings, bootstrap=bootstrap, seed=seed), tested=tested)
+
+    @classmethod
+    def untested(
+        cls, points: Points, *, settings: Settings = SETTINGS, bootstrap: int = 1000, seed: int = 0
+    ) -> Forecaster:
+        """`of` without the test, and so with intervals that nothing has widened."""
+        law, noise = forecast_law(points, settings=settings, draws=bootstrap, seed=seed)
+        return cls(law, noise, settings.drift, Backtest(()))
+
+    def sd(self, N: Array, D: Array) -> Array:  # noqa: N803
+        """(point,): the standard deviation of the forecast's log loss at each N and D."""
+        points = self.law.points
+        assert points is not None
+        low, high = np.quantile(self.law.log_loss(N, D, theta=self.law.draws), [0.16, 0.84], axis=0)
+        distance = np.log(np.maximum(1.0, N * D / (points.N * points.D).max()))
+        sd: Array = np.sqrt(((high - low) / 2) ** 2 + self.noise**2 + (self.drift * distance) ** 2)
+        return self.widened * sd
 
     @cached_property
     def doubts(self) -> list[Doubt]:
@@ -164,39 +180,20 @@ class Forecaster:
         assert points is not None
         at = np.array([N]), np.array([D])
         middle = float(self.law.log_loss(*at)[0, 0])
-        drawn = (
-            self.law.log_loss(*at, theta=self.law.draws)[:, 0] if len(self.law.draws) else np.array([middle])
-        )
-        low, high = np.quantile(drawn, [0.16, 0.84])
         C = 6 * N * D  # noqa: N806
         scale = float(np.median(points.C / (6 * points.N * points.D)))
         ratio = {"C": C * scale / points.C.max(), "N": N / points.N.max(), "D": D / points.D.max()}
-        distance = max(0.0, float(np.log(ratio["C"])))
-        sd = float(np.sqrt(((high - low) / 2) ** 2 + self.noise**2 + (self.drift * distance) ** 2))
+        unit = float(self.sd(*at)[0]) * np.sqrt((_DEGREES - 2) / _DEGREES)
         intervals = {}
         for level in LEVELS:
-            half = (
-                sd
-                * float(student_t.ppf(0.5 + level / 2, _DEGREES))
-                / float(np.sqrt(_DEGREES / (_DEGREES - 2)))
-            )
+            half = unit * float(student_t.ppf(0.5 + level / 2, _DEGREES))
             intervals[level] = (float(np.exp(middle - half)), float(np.exp(middle + half)))
-        return Forecast(
-            N,
-            D,
-            C,
-            float(np.exp(middle)),
-            intervals,
-            ratio,
-            points.unit,
-            tuple(_warnings(ratio, N, D, points)),
-        )
+        warnings = tuple(_warnings(ratio, N, D, points))
+        return Forecast(N, D, C, float(np.exp(middle)), intervals, ratio, points.unit, warnings)
 
     def best(self, flops: float) -> tuple[float, float]:
-        """(N*, D*): the lowest loss for 6 N D = flops, N* = G (C / 6)^a."""
-        v = self.law.values
-        g = (v["alpha"] * v["A"] / (v["beta"] * v["B"])) ** (1 / (v["alpha"] + v["beta"]))
-        N = g * (flops / 6) ** v["a"]  # noqa: N806
+        """(N*, D*): the lowest loss for 6 N D = flops."""
+        N = float(_best(self.law, self.law.theta[None], np.array([flops]))[0][0, 0])  # noqa: N806
         return N, flops / (6 * N)
 
     def allocation(self, flops: float) -> list[dict[str, Any]]:
@@ -221,40 +218,37 @@ class Forecaster:
         }
 
     def flattens(self, gain: float) -> tuple[float, float, float]:
-        """(C, low, high): the compute at which doubling it lowers the best loss by less than `gain`; 80 % interval.
-
-        On the frontier L = E + K C^-gamma, gamma = alpha beta / (alpha + beta): K C^-gamma (1 - 2^-gamma) = gain.
-        """
-
-        def at(values: Mapping[str, Array | float]) -> Array:
-            alpha, beta = np.asarray(values["alpha"]), np.asarray(values["beta"])
-            A, B = np.asarray(values["A"]), np.asarray(values["B"])  # noqa: N806
-            g = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
-            gamma = alpha * beta / (alpha + beta)
-            height = A * g**-alpha * 6**gamma + B * g**beta * 6**gamma
-            C: Array = (height * (1 - 2**-gamma) / gain) ** (1 / gamma)  # noqa: N806
-            return C
-
-        middle = float(at(self.law.values))
-        if not len(self.law.draws):
-            return middle, middle, middle
-        drawn = at(self.law.kind.values(self.law.draws, self.law.centres))
-        low, high = np.quantile(drawn, [0.1, 0.9])
+        """(C, low, high): the compute at which doubling it lowers the best loss by less than `gain`; 80 % interval."""
+        middle = float(_flat(self.law, self.law.theta[None], gain)[0])
+        drawn = _flat(self.law, self.law.draws[:_FEW], gain)
+        low, high = np.quantile(drawn, [0.1, 0.9]) if len(drawn) else (middle, middle)
         return middle, float(low), float(high)
 
 
-def _robust(points: Points, *, bootstrap: int, seed: int = 0) -> Law:
-    law = fit(points, bootstrap=0)
-    share, sd = PRIOR["floor"]
-    floor = share * points.loss.min()
-    if points.bytes_per_token is not None and floor > (most := FLOOR[0] * np.log(2) * points.bytes_per_token):
-        floor, sd = most, FLOOR[1]
-    mean = np.array([np.log(floor), 0.0, PRIOR["alpha"][0], 0.0, PRIOR["beta"][0]])
-    spread = np.array([sd, np.inf, PRIOR["alpha"][1], np.inf, PRIOR["beta"][1]])
-    prior = Prior(mean, spread)
-    for _ in range(3):  # the noise is as wide as the residuals, which hang on the noise a little
-        law = fit(points, noise=student_for(law.residuals), prior=prior, bootstrap=0)
-    return fit(points, noise=student_for(law.residuals), prior=prior, bootstrap=bootstrap, seed=seed)
+def _best(law: Law, theta: Array, flops: Array) -> tuple[Array, Array]:
+    """(N of the lowest loss, that loss), each (fit, budget), for `flops` (budget,) or (fit, budget): golden section."""
+    centre = law.centres["n"], law.centres["d"]
+    budget = np.log(np.broadcast_to(flops, (len(theta), np.shape(flops)[-1])) / 6) - sum(centre)
+
+    def loss(n: Array) -> Array:
+        return np.exp(law.kind.log_loss(theta, {"n": n, "d": budget - n})[0])
+
+    low, high = budget / 2 - _REACH, budget / 2 + _REACH
+    for _ in range(_SECTIONS):
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        falls = loss(right) < loss(left)
+        low, high = np.where(falls, left, low), np.where(falls, high, right)
+    n = (low + high) / 2
+    return np.exp(n + centre[0]), loss(n)
+
+
+def _flat(law: Law, theta: Array, gain: float) -> Array:
+    """(fit,): where doubling the compute lowers the best loss by `gain`; between doublings, along a power of C."""
+    budgets = law.centres["n"] + law.centres["d"] + np.log(2) * np.arange(*_DOUBLINGS)
+    best = _best(law, theta, np.exp(budgets))[1]
+    buys = np.log(np.maximum(best[:, :-1] - best[:, 1:], 1e-300))
+    C: Array = np.exp([np.interp(-np.log(gain), -each, budgets[:-1]) for each in buys])  # noqa: N806
+    return C
 
 
 def _warnings(ratio: Mapping[str, float], N: float, D: float, points: Points) -> list[str]:  # noqa: N803

@@ -3,7 +3,8 @@
 A residual r = log L_fitted - log L counts rho(r):
 
     Huber      r^2 / 2 up to delta, delta (|r| - delta / 2) beyond      delta = 1e-3: Hoffmann et al. 2022
-    Student    (nu + 1) / 2 * log(1 + r^2 / (nu s^2))                   the negative log likelihood of Student's t
+    Student    (nu + 1) / 2 * log(1 + r^2 / (nu s^2))                   the negative log likelihood of Student's t;
+               skewed, s is `skew` times as large for losses above the law and as much smaller for those below it
 
 With slopes J, psi = rho' and curvatures h >= rho'', a step solves (J h J^T + lambda diag) x = -J psi. It is taken where
 the objective falls, and lambda then falls; where not, lambda rises. Beyond delta, Huber's curvature is 0 and that of
@@ -54,12 +55,19 @@ class Huber:
 class Student:
     scale: float
     nu: float = 4.0
+    skew: float = 1.0
+
+    def unit(self, r: Array) -> Array:
+        """s on the side of each residual."""
+        if self.skew == 1.0:
+            return np.full_like(r, self.scale)
+        return np.where(r < 0, self.scale * self.skew, self.scale / self.skew)
 
     def rho(self, r: Array) -> Array:
-        return 0.5 * (self.nu + 1) * np.log1p((r / self.scale) ** 2 / self.nu)
+        return 0.5 * (self.nu + 1) * np.log1p((r / self.unit(r)) ** 2 / self.nu)
 
     def psi_and_curvature(self, r: Array) -> tuple[Array, Array]:
-        weight = (self.nu + 1) / (self.nu * self.scale**2 + r * r)
+        weight = (self.nu + 1) / (self.nu * self.unit(r) ** 2 + r * r)
         return weight * r, weight
 
 
