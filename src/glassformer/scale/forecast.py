@@ -97,7 +97,8 @@ class Forecaster:
         return {
             "N": forecast.N, "D": forecast.D, "C": forecast.C, "loss": forecast.loss, "unit": forecast.unit,
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
-            "widened": self.widened, "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
+            "widened": self.widened, "law": self.law.rows(), "backtest": self.tested.rows(),
+            "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),
             "doubts": [doubt.row() for doubt in self.law.doubts],
         }  # fmt: skip
