@@ -42,9 +42,9 @@ LEVELS = (0.5, 0.8, 0.9)
 _DEGREES = 6
 _FEW = 200
 """Draws where a rough quantile will do."""
-_REACH, _SECTIONS, _GOLDEN = 40.0, 48, (5**0.5 - 1) / 2
+_REACH, _SECTIONS, _GOLDEN = 40.0, 42, (5**0.5 - 1) / 2
 """e-folds of N to either side where the best is sought, in so many steps."""
-_DOUBLINGS = (-40, 200)
+_DOUBLINGS = (-30, 160)
 """Of the runs' middle compute: where `flattens` looks."""
 _FAR = 100.0
 """From this factor of compute beyond the largest run on, a forecast warns."""
@@ -110,8 +110,8 @@ class Forecaster:
             "counting": self.law.points.counting if self.law.points else None,
             "tokenizer": self.law.points.tokenizer if self.law.points else None,
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
-            "widened": self.widened,
-            "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
+            "widened": self.widened, "law": self.law.rows(), "backtest": self.tested.rows(),
+            "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),
             "doubts": [doubt.row() for doubt in self.doubts],
         }  # fmt: skip
@@ -138,7 +138,8 @@ class Forecaster:
         """(point,): the standard deviation of the forecast's log loss at each N and D."""
         points = self.law.points
         assert points is not None
-        low, high = np.quantile(self.law.log_loss(N, D, theta=self.law.draws), [0.16, 0.84], axis=0)
+        draws = self.law.draws if len(self.law.draws) else self.law.theta[None]
+        low, high = np.quantile(self.law.log_loss(N, D, theta=draws), [0.16, 0.84], axis=0)
         distance = np.log(np.maximum(1.0, N * D / (points.N * points.D).max()))
         sd: Array = np.sqrt(((high - low) / 2) ** 2 + self.noise**2 + (self.drift * distance) ** 2)
         return self.widened * sd
@@ -220,7 +221,7 @@ class Forecaster:
     def flattens(self, gain: float) -> tuple[float, float, float]:
         """(C, low, high): the compute at which doubling it lowers the best loss by less than `gain`; 80 % interval."""
         middle = float(_flat(self.law, self.law.theta[None], gain)[0])
-        drawn = _flat(self.law, self.law.draws[:_FEW], gain)
+        drawn = _flat(self.law, self.law.draws[: _FEW // 2], gain)
         low, high = np.quantile(drawn, [0.1, 0.9]) if len(drawn) else (middle, middle)
         return middle, float(low), float(high)
 
@@ -255,8 +256,8 @@ def _warnings(ratio: Mapping[str, float], N: float, D: float, points: Points) ->
     said = []
     if ratio["C"] > _FAR:
         said.append(
-            f"{show_count(ratio['C'])} times the compute of the largest run: beyond {_FAR:.0f} times nobody has tested "
-            "such intervals"
+            f"{show_count(ratio['C'])} times the compute of the largest run: beyond {_FAR:.0f} times few studies have "
+            "tested such intervals"
         )
     own = points.D / points.N
     if not own.min() / 2 <= D / N <= own.max() * 2:

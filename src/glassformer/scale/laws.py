@@ -123,7 +123,7 @@ class Coupled:
 
     p = 1 is `chinchilla`, where both lacks add up. With a larger p the larger lack hides the smaller, as in Kaplan's
     joint law, which has no floor and p = 1 / alpha_D. M = N + (S^2 N)^(1/3) is larger than N for models not much larger
-    than S: those fall more steeply than their N says, be it for embeddings that N leaves out (Pearce and Song 2024,
+    than S: among those, loss falls more slowly with N, be it for embeddings that N leaves out (Pearce and Song 2024,
     2406.12907, whose N + 47,491 N^(1/3) is S = 10.3M) or for their shapes. S is not fitted.
     theta = (e, a, alpha, b, beta, log p). p is weakly identified: it needs a prior (scale/forecast_law.py).
     """
