@@ -1,0 +1,261 @@
+"""A model to be planned: its shape, and every matrix that it multiplies by. From 10 thousand to 10 trillion parameters.
+
+`ModelConfig` says what glassformer builds; an `Architecture` also says what others have built (experts, sliding
+windows, latent attention), which can be counted without being built.
+
+Symbols: L layers, d width, h query heads, k key and value heads, e head width, f width of the feed-forward layer, V
+vocabulary, s tokens in a row, E experts.
+
+`Architecture.products()` is the one table that parameters, FLOPs, memory and time all read: each matrix with how often
+it is held and how often a token is multiplied by it. An expert is held E times and used `active` times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
+
+from glassformer.errors import UsageError
+from glassformer.model.config import ModelConfig
+from glassformer.model.count import parameters
+
+Kind = Literal["decoder", "encoder", "encoder-decoder", "network"]
+Part = Literal["attention", "feedforward", "experts", "router", "head"]
+Tokens = Literal["written", "read"]
+
+
+class Product(NamedTuple):
+    """One matrix (inputs, outputs), how many like it are held, and how many of them a token is multiplied by."""
+
+    name: str
+    part: Part
+    inputs: int
+    outputs: int
+    held: int
+    used: int
+    tokens: Tokens = "written"
+    """Whose: an encoder-decoder writes tokens (decoder) and reads others (encoder)."""
+
+    @property
+    def entries(self) -> int:
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Parameters by part. A tied head is the embedding and counts there."""
+
+    embedding: int
+    positions: int
+    attention: int
+    feedforward: int
+    experts: int
+    router: int
+    norms: int
+    biases: int
+    head: int
+    others: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Latent attention of DeepSeek-V2 (2405.04434): q, k and v from narrow latent vectors."""
+
+    q_rank: int
+    kv_rank: int
+    rotary: int
+    """Entries of each head's q, and of the one shared k, that carry positions."""
+    value_width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The shape of one model."""
+
+    name: str
+    kind: Kind = "decoder"
+    layers: int = 1
+    """L; of an encoder-decoder, the decoder's."""
+    width: int = 1
+    heads: int = 1
+    kv_heads: int = 1
+    head_width: int = 1
+    ff_width: int = 0
+    """f; of a model with experts, that of its layers without them."""
+    ff_matrices: int = 2
+    """2, or 3 with a gate."""
+    vocab: int = 0
+    tied: bool = True
+    learned_positions: int = 0
+    """Vectors held, one a position; 0 for rotary, ALiBi and sinusoidal."""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norms: int = 2
+    """In each layer."""
+    bias: bool = False
+    """On every matrix of a layer, and on layernorm."""
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    encoder_layers: int = 0
+    window: int = 0
+    """Keys that a token sees at most in the layers that have a window; 0: all."""
+    window_layers: int = 0
+    experts: int = 0
+    """E that are held in each layer with experts."""
+    active: int = 0
+    """Experts that a token is sent to."""
+    shared_experts: int = 0
+    """Experts that all tokens pass."""
+    expert_width: int = 0
+    dense_layers: int = 0
+    """First layers without experts, in a model that has them."""
+    latent: Latent | None = None
+    widths: tuple[int, ...] = ()
+    """Of a plain network: inputs, hidden layers, outputs."""
+    others: int = 0
+    """Numbers that none of the above accounts for: token types, a pooler, a head's bias."""
+
+    @classmethod
+    def of(cls, config: ModelConfig, name: str = "recipe") -> Architecture:
+        """The architecture of a model that glassformer builds."""
+        layer_norms = 2 if config.ff_width else 1
+        made = cls(
+            name=name, kind=config.kind, layers=config.layers, width=config.width, heads=config.num_heads,
+            kv_heads=config.num_kv_heads, head_width=config.head_width, ff_width=config.ff_width,
+            ff_matrices=3 if config.gated else 2, vocab=config.vocab_size, tied=config.tied,
+            learned_positions=config.context if config.positions == "learned" else 0, norm=config.norm,
+            norms=layer_norms, bias=config.bias, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm,
+            encoder_layers=config.num_encoder_layers if config.kind == "encoder-decoder" else 0,
+        )  # fmt: skip
+        return replace(made, others=parameters(config).total - made.parameters.total)
+
+    def __post_init__(self) -> None:
+        if self.kind == "network":
+            if len(self.widths) < 2:
+                raise UsageError(
+                    f"{self.name}: a network needs inputs and outputs.", expected="widths (784, 10)"
+                )
+            return
+        for name in ("layers", "width", "heads", "kv_heads", "head_width", "vocab"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{self.name}: {name} is {getattr(self, name)}.", expected="At least 1.")
+        if self.heads % self.kv_heads:
+            raise UsageError(
+                f"{self.name}: {self.heads} heads cannot share {self.kv_heads} key and value heads.",
+                expected="A multiple of them.",
+            )
+        if self.experts and not 1 <= self.active <= self.experts:
+            raise UsageError(
+                f"{self.name}: a token is sent to {self.active} of {self.experts} experts.",
+                expected="At least 1 of them.",
+            )
+
+    @property
+    def expert_layers(self) -> int:
+        """Layers whose feed-forward part is experts."""
+        return self.layers - self.dense_layers if self.experts else 0
+
+    @property
+    def q_width(self) -> int:
+        return self.heads * self.head_width
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_width
+
+    @property
+    def all_layers(self) -> int:
+        """Of both stacks."""
+        return self.layers + self.encoder_layers
+
+    @property
+    def parameters(self) -> Counted:
+        """N, by part."""
+        parts = dict.fromkeys(("attention", "feedforward", "experts", "router", "head"), 0)
+        biases = 0
+        for product in self.products():
+            parts[product.part] += product.entries * product.held
+            own = self.bias and product.part in ("attention", "feedforward")
+            if own or (self.qkv_bias and product.name.endswith((".q", ".kv"))):
+                biases += product.outputs * product.held
+        return Counted(
+            embedding=self.vocab * self.width if self.kind != "network" else 0,
+            positions=self.learned_positions * self.width, norms=self._norms(), biases=biases, others=self.others,
+            **parts,
+        )  # fmt: skip
+
+    @property
+    def active_parameters(self) -> int:
+        """Numbers that one token meets: of the experts, only those it is sent to."""
+        idle = sum(one.entries * (one.held - one.used) for one in self.products() if one.part == "experts")
+        return self.parameters.total - idle
+
+    def _norms(self) -> int:
+        if self.kind == "network":
+            return 0
+        size = self.width * (2 if self.norm == "layernorm" and self.bias else 1)
+        attentions = self.all_layers + (self.layers if self.encoder_layers else 0)
+        heads = 2 * self.head_width * attentions if self.qk_norm else 0
+        in_latents = self.layers * (self.latent.q_rank + self.latent.kv_rank) if self.latent else 0
+        cross = self.layers if self.encoder_layers else 0
+        return (
+            (self.norms * self.all_layers + cross + 1 + bool(self.encoder_layers)) * size + heads + in_latents
+        )
+
+    def products(self) -> Iterator[Product]:
+        """Every matrix, from the bottom to the top; embeddings are looked up, not multiplied by."""
+        if self.kind == "network":
+            for inputs, outputs in zip(self.widths, self.widths[1:], strict=False):
+                yield Product("layer", "feedforward", inputs, outputs, 1, 1)
+            return
+        if self.encoder_layers:
+            yield from self._attention("encoder", self.encoder_layers, "read")
+            yield from self._feedforward("encoder.mlp", self.encoder_layers, "read")
+        yield from self._attention("blocks", self.layers, "written")
+        if self.encoder_layers:
+            d, q, kv, n = self.width, self.q_width, self.kv_width, self.layers
+            yield Product("cross.q", "attention", d, q, n, n)
+            yield Product("cross.kv", "attention", d, 2 * kv, n, n, "read")
+            yield Product("cross.out", "attention", q, d, n, n)
+        yield from self._feedforward("blocks.mlp", self.layers - self.expert_layers, "written")
+        yield from self._experts()
+        yield Product("head", "head", self.width, self.vocab, 0 if self.tied else 1, 1)
+
+    def _attention(self, name: str, n: int, tokens: Tokens) -> Iterator[Product]:
+        d, q, kv, latent = self.width, self.q_width, self.kv_width, self.latent
+        if latent is None:
+            yield Product(f"{name}.q", "attention", d, q, n, n, tokens)
+            yield Product(f"{name}.kv", "attention", d, 2 * kv, n, n, tokens)
+            yield Product(f"{name}.out", "attention", q, d, n, n, tokens)
+            return
+        if latent.q_rank:
+            yield Product(f"{name}.q_down", "attention", d, latent.q_rank, n, n, tokens)
+        yield Product(f"{name}.q_up", "attention", latent.q_rank or d, q, n, n, tokens)
+        yield Product(f"{name}.kv_down", "attention", d, latent.kv_rank + latent.rotary, n, n, tokens)
+        unturned = self.head_width - latent.rotary + latent.value_width
+        yield Product(f"{name}.kv_up", "attention", latent.kv_rank, self.heads * unturned, n, n, tokens)
+        yield Product(f"{name}.out", "attention", self.heads * latent.value_width, d, n, n, tokens)
+
+    def _feedforward(self, name: str, n: int, tokens: Tokens) -> Iterator[Product]:
+        if n and self.ff_width:
+            up = (self.ff_matrices - 1) * self.ff_width
+            yield Product(f"{name}.up", "feedforward", self.width, up, n, n, tokens)
+            yield Product(f"{name}.down", "feedforward", self.ff_width, self.width, n, n, tokens)
+
+    def _experts(self) -> Iterator[Product]:
+        n, f = self.expert_layers, self.expert_width
+        if not n:
+            return
+        up = (self.ff_matrices - 1) * f
+        held, used = n * self.experts, n * self.active
+        yield Product("blocks.router", "router", self.width, self.experts, n, n)
+        yield Product("blocks.experts.up", "experts", self.width, up, held, used)
+        yield Product("blocks.experts.down", "experts", f, self.width, held, used)
+        if self.shared_experts:
+            every = n * self.shared_experts
+            yield Product("blocks.shared.up", "feedforward", self.width, up, every, every)
+            yield Product("blocks.shared.down", "feedforward", f, self.width, every, every)
