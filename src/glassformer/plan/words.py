@@ -1,0 +1,89 @@
+"""A quantity as people read it: `3.94e25 FLOP`, `84 days`, `$61M`, `12.4 GWh`, and its interval in the same unit."""
+
+from __future__ import annotations
+
+import math
+
+from glassformer.plan.quantity import Quantity
+from glassformer.units import show_bytes, show_count, show_seconds
+
+_COUNTED = {"parameters", "tokens", "steps", "accelerators", "rows", "h", "interruptions"}
+
+
+def shown(quantity: Quantity) -> str:
+    """Its value with its unit."""
+    return one_value(quantity.value, quantity.unit)
+
+
+def shown_interval(quantity: Quantity) -> str:
+    """`71 to 98 days`; empty where it is exact."""
+    if quantity.low == quantity.high:
+        return ""
+    low, high = (one_value(value, quantity.unit) for value in (quantity.low, quantity.high))
+    before, unit_low = _split(low)
+    after, unit_high = _split(high)
+    if unit_low == unit_high and not unit_low.startswith("$"):
+        return f"{before} to {after}{unit_high}"
+    return f"{low} to {high}"
+
+
+def one_value(value: float, unit: str) -> str:
+    """A number in a unit of this room."""
+    if not math.isfinite(value):
+        return "unknown" if math.isnan(value) else "without end"
+    if unit == "bytes":
+        return show_bytes(value)
+    if unit == "s":
+        return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s" if value < 100 else show_seconds(value)
+    if unit == "days":
+        return _days(value)
+    if unit == "$":
+        return f"${_money(value)}"
+    if unit == "MWh":
+        return _scaled(value * 1e6, (("TWh", 1e12), ("GWh", 1e9), ("MWh", 1e6), ("kWh", 1e3), ("Wh", 1.0)))
+    if unit == "MW":
+        return _scaled(value * 1e6, (("GW", 1e9), ("MW", 1e6), ("kW", 1e3), ("W", 1.0)))
+    if unit == "FLOP":
+        return f"{value:.3g} FLOP"
+    if unit == "FLOP/s":
+        return _scaled(value, (("EFLOP/s", 1e18), ("PFLOP/s", 1e15), ("TFLOP/s", 1e12), ("GFLOP/s", 1e9), ("MFLOP/s", 1e6)))
+    if unit == "share":
+        return f"{value:.1%}" if value < 0.9995 else f"{value:.2%}"
+    if unit in _COUNTED:
+        number = f"{value:,.0f}" if 100 <= value < 1e5 else f"{value:.2g}" if value < 10 else show_count(value)
+        return f"{number} {unit}"
+    if unit == "t CO2":
+        return _scaled(value * 1e6, (("kt CO2", 1e9), ("t CO2", 1e6), ("kg CO2", 1e3), ("g CO2", 1.0)))
+    return f"{value:.4g} {unit}".strip()
+
+
+def _days(value: float) -> str:
+    if value >= 730:
+        years = value / 365.25
+        return f"{years:.3g} years" if years < 1e5 else f"{years:.2g} years"
+    if value >= 2:
+        return f"{value:.3g} days"
+    hours = value * 24
+    if hours >= 2:
+        return f"{hours:.3g} hours"
+    return f"{hours * 60:.3g} minutes" if hours * 60 >= 2 else f"{hours * 3600:.3g} seconds"
+
+
+def _money(value: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    name, size = next(((name, size) for name, size in units if abs(value) >= size), units[-1])
+    return f"{value / size:.3g} {name}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Number and the rest, with what parts them."""
+    place = next((i for i, letter in enumerate(text) if not (letter.isdigit() or letter in ".,e+-")), len(text))
+    if place and text[place - 1] == "e":
+        place -= 1
+    return text[:place], text[place:]
