@@ -87,3 +87,25 @@ def _split(text: str) -> tuple[str, str]:
     if place and text[place - 1] == "e":
         place -= 1
     return text[:place], text[place:]
+
+
+TITLES = {
+    "flops": "compute", "flops_full": "compute, full attention", "flops_hardware": "compute done by the hardware",
+    "flops_six_n": "compute by 6 N D", "parameters": "parameters", "active_parameters": "parameters a token meets",
+    "tokens": "tokens", "steps": "steps", "batch": "rows in a step", "length": "tokens in a row",
+    "bytes_per_accelerator": "memory, fullest accelerator", "step_seconds": "time of a step", "days": "days",
+    "days_undisturbed": "days, if nothing broke", "accelerator_hours": "accelerator hours", "dollars": "money, rented",
+    "dollars_owned": "money, owned", "dollars_project": "money, whole project", "megawatt_hours": "energy",
+    "megawatts": "power", "interruptions": "interruptions", "goodput": "goodput (time that counts)",
+    "utilisation": "utilisation (MFU)", "tokens_per_second": "tokens a second", "carbon": "carbon", "loss": "loss",
+    "accelerators": "accelerators",
+}  # fmt: skip
+"""What a number is called on a page."""
+
+PARTS = {
+    "matmul": "matrix products", "pattern": "attention pattern", "bandwidth": "moving memory (norms, ...)",
+    "recompute": "computing again", "head": "head and loss", "tensor": "tensor exchange", "data": "data exchange",
+    "pipeline": "pipeline sends", "context": "context exchange", "expert": "expert exchange", "bubble": "pipeline bubble",
+    "optimizer": "optimiser", "stalls": "stragglers and stalls",
+}  # fmt: skip
+"""What a part of a step is called."""
