@@ -27,20 +27,30 @@ class Rates:
     """The same, of 8 bits."""
     products_4: float = 0.6
     """The same, of 4 bits."""
+    waves: float = 0.5
+    """How much of the loss by tiles and waves is felt: 0 none, 1 all."""
     misaligned: float = 0.4
     """Time that is added to products where only 8 divides a side."""
     pattern: float = 0.75
     """Of the achievable peak, by fused attention."""
+    ported: float = 0.6
+    """Of that, by kernels of the generation before."""
     score: float = 12.0
     """Vector operations for each score of the pattern."""
     bandwidth: float = 0.7
     """Of the memory's bandwidth, by norms, activations and the like."""
+    single: float = 2.0
+    """Times as many bytes where these are not fused."""
     launch: float = 60e-6
     """Seconds for each layer pass, whatever its size."""
     expert_launch: float = 200e-6
-    """Seconds for each layer pass with experts, beside it."""
+    """Seconds for each layer pass with experts, beside it, with the software of 2026."""
+    expert_progress: float = 1.5
+    """Times that these were longer a year before."""
     scale_up: float = 0.7
     """Of the link inside a domain."""
+    tensor_hidden: float = 0.5
+    """Share of tensor-parallel messages that overlap hides, where the software does it."""
     scale_out: float = 0.6
     """Of the links between domains, by the exchange of gradients and weights."""
     hidden: float = 0.7
@@ -101,12 +111,17 @@ def spent(w: Work, r: Rates) -> StepTime:
     """Seconds of the work at these rates."""
     share = np.where(w.low == 2, r.products_4, np.where(w.low == 1, r.products_8, r.products))
     once = 1.0 / (1.0 + w.again / (1.0 - w.again))  # what is not recomputed, of what is
-    matmul = (w.products + r.misaligned * w.misaligned) / share + w.product_bytes / r.bandwidth * 0.3
-    pattern = (w.pattern + r.misaligned * w.pattern_misaligned) / r.pattern + r.score * w.scores
-    launch = r.launch * w.kernels + r.expert_launch * w.expert_layers * (3 + w.again)
-    bandwidth = (w.elements + w.casts + w.expert_bytes) / r.bandwidth + launch
+    products = w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned
+    matmul = products / share + w.product_bytes / r.bandwidth * 0.3
+    kernel = r.pattern * np.where(w.ported > 0, r.ported, 1.0)
+    pattern = (w.pattern + r.misaligned * w.pattern_misaligned) / kernel + r.score * w.scores
+    older = np.clip(2026.0 - w.year, -1.0, 1.0)
+    launch = r.launch * w.kernels + r.expert_launch * w.expert_layers * 3 * r.expert_progress**older
+    elements = w.elements * np.where(w.single > 0, r.single, 1.0)
+    bandwidth = (elements + w.casts + w.expert_bytes) / r.bandwidth + launch
     computed = matmul + pattern + bandwidth
-    tensor = w.tensor / r.scale_up + w.tensor_latency
+    shown = np.where(w.tensor_overlap > 0, 1.0 - min(r.tensor_hidden, 0.95), 1.0)
+    tensor = (w.tensor / r.scale_up + w.tensor_latency) * shown
     context = over(w.context / r.scale_up, pattern)
     expert = w.expert / r.exchange
     sends = r.boundary * w.pipeline / r.scale_out
@@ -114,9 +129,7 @@ def spent(w: Work, r: Rates) -> StepTime:
     stage = computed + tensor + context + expert + sends + gather
     head = w.head / r.products + w.head_bytes / r.bandwidth
     m = w.micro_batches
-    backward = 0.6 * m * computed
-    last = np.where(w.fill > 0, 0.6 * computed, backward / np.maximum(m, 1.0))
-    reduce = over(w.reduce / r.scale_out, r.hidden * last)
+    reduce = over(w.reduce / r.scale_out, r.hidden * computed)
     optimizer = w.optimizer / r.bandwidth
     head_time = m * head * np.where(w.fill > 0, w.head_waits, 1.0)
     spent_so_far = m * stage + w.fill * stage + head_time + reduce + optimizer

@@ -24,7 +24,6 @@ from glassformer.plan.collectives import (
     all_gather_bytes,
     all_reduce_bytes,
     exchange_seconds_per_byte,
-    hops,
     ring_bandwidth,
 )
 from glassformer.plan.flops import forward
@@ -36,6 +35,11 @@ LOGIT_BYTES = 24.0
 UNFUSED_BYTES = 15.0
 """Moved forward for each score of a pattern that is written to memory: scores, softmax, dropout, each read again."""
 
+HOST_BANDWIDTH = 25e9
+"""Bytes a second of the host's memory for each accelerator: eight share about 400 GB/s, half of it reached."""
+RING_HOP = 3e-6
+"""Seconds a rank adds to a gather or scatter, which goes around the whole ring."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -46,6 +50,8 @@ class Work:
     fill: Number
     """Micro-batches' worth of waiting in the pipeline: (p - 1) / v."""
     products: Number
+    whole: Number
+    """Products' seconds without the quantisation of waves and tiles."""
     low: Number
     """1 where products are computed in 8 bits, 2 in 4, else 0."""
     product_bytes: Number
@@ -81,8 +87,13 @@ class Work:
     accelerators: Number
     imbalance: Number
     """Layers of the busiest stage over the mean."""
-    leaves_node: Number
-    """1 where tensor ranks do not fit in a domain."""
+    year: Number
+    """Of the software."""
+    ported: Number
+    """1 where attention runs kernels of the generation before."""
+    single: Number
+    """1 where norms, activations and residuals are not fused."""
+    tensor_overlap: Number
 
     def each(self) -> dict[str, Number]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -111,14 +122,16 @@ def work(job: Job) -> Work:
     frozen = job.trained is not None
     passes = (2.0 if frozen else 3.0) + again
 
-    products, product_bytes, odd, casts, fed = (np.zeros_like(tokens * t * p + again) for _ in range(5))
+    products, whole, product_bytes, odd, fed = (0.0 for _ in range(5))
+    casts: Number = 0.0
     for one in a.products():
         if one.part == "head":
             continue
         many = read if one.tokens == "read" else tokens
         m, n, k, copies = _sides(one, a, many, t, ep)
-        seconds = copies * 2.0 * m * n * k / own / quantised(m, n, x.name)
-        products = products + seconds
+        seconds = copies * 2.0 * m * n * k / own
+        whole = whole + seconds
+        products = products + seconds / quantised(m, n, x.name)
         odd = odd + seconds * misaligned(n, k)
         product_bytes = product_bytes + copies * (m * k + m * n + n * k) * job.precision.activation
         fed = fed + many * one.used * (one.inputs + one.outputs) / t
@@ -139,11 +152,11 @@ def work(job: Job) -> Work:
 
     sent = _messages(job, tokens, t, p, c, v, ep, n_dp, held, again, held_parameters)
     return Work(
-        micro_batches=micro, fill=(p - 1) / v, products=products * passes * share,
+        micro_batches=micro, fill=(p - 1) / v, products=products * passes * share, whole=whole * passes * share,
         low=0.0 * micro + {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
         pattern=pattern * share, pattern_misaligned=pattern * share * misaligned(head_width, head_width),
-        scores=scores * pattern_passes * share / (x.peaks.get("fp32", own / 16)),
+        scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
         elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again),
         again=again / (3.0 + again),
         head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, a.vocab / t, x.name),
@@ -152,7 +165,8 @@ def work(job: Job) -> Work:
         accelerators=n_dp * t * p * c, imbalance=held * p / layers,
         expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
         expert_layers=expert_layers / layers * held,
-        leaves_node=np.where(t > x.domain, 1.0, 0.0), **sent,
+        year=job.software.year, ported=float(not job.software.native_attention),
+        single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap), **sent,
     )  # fmt: skip
 
 
@@ -222,14 +236,18 @@ def _held(a: Architecture, t: Number, p: Number, ep: Number) -> tuple[Number, Nu
 
 
 def _optimizer_bytes(job: Job, held: tuple[Number, Number], ranks: Number) -> Number:
-    """Read and written by one update: gradient, master and moments, and the weights that follow."""
+    """Read and written by one update: gradient, master and moments, and the weights that follow.
+
+    Where it happens in the host's memory, its bytes count as often as that is slower than the accelerator's.
+    """
     if job.trained is not None:
         return 32.0 * job.trained / (np.asarray(job.layout.tensor) * job.layout.pipeline)
     each = 2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
     dense, experts = held
     divided = np.where(np.asarray(job.layout.sharding) >= 1, ranks, 1.0)
     expert_ranks = np.maximum(1.0, divided / np.asarray(job.layout.expert, float))
-    return each * (dense / divided + experts / expert_ranks)
+    slower = job.accelerator.bandwidth / HOST_BANDWIDTH if job.software.offloaded else 1.0
+    return each * slower * (dense / divided + experts / expert_ranks)
 
 
 def _messages(
@@ -258,7 +276,8 @@ def _messages(
     gathers = (4.0 if not frozen else 4.0) + (0.0 if frozen else min(4.0, job.precision.gradient))
     weights = gathers * all_gather_bytes(dense, ranks) / ring
     weights = weights + gathers * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
-    weights = weights + held * 3.0 * LATENCY * hops(ranks)
+    gathers_a_layer = 6.0 if job.software.year < 2022.5 else 1.0  # DeepSpeed's first stage 3 gathered each matrix
+    weights = weights + held * 3.0 * RING_HOP * (ranks - 1) * gathers_a_layer
     inner = t * c * n_dp
     boundary = np.where(inner < x.domain, x.scale_up, x.scale_out or x.scale_up)
     return {
