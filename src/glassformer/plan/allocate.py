@@ -15,10 +15,13 @@ intervals of D / N that a bootstrap of them has at 5.76e23 (10 to 29) and at 1e2
 from __future__ import annotations
 
 import math
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +31,15 @@ from glassformer.plan.architecture import Architecture
 from glassformer.plan.flops import forward, training
 from glassformer.plan.intervals import Z
 
+if TYPE_CHECKING:
+    from glassformer.scale.forecast import Forecaster
+
 Array = NDArray[np.float64]
 
+EXPONENT_ERROR = 0.0198
+"""sigma of a, of a bootstrap of the Chinchilla runs; taken for other published laws too, which print none."""
+CENTRE = 1.55e19
+"""Their middle, FLOPs."""
 LARGEST_RUN = 5e26
 """FLOPs; Grok-3's 4.64e26, rounded up (Epoch's estimate, data/training_runs.csv)."""
 REPEATS = (15.387756, 5.309743)
@@ -42,7 +52,7 @@ _FINE = 4001
 
 @dataclass(frozen=True, slots=True)
 class LossLaw:
-    """L(N, D) in nats a token, and how sure it is."""
+    """L(N, D) in nats a token, and how sure its best size is."""
 
     name: str
     E: float
@@ -50,42 +60,39 @@ class LossLaw:
     B: float
     alpha: float
     beta: float
-    exponent_error: float
-    """sigma of a in N* ~ C^a."""
-    centre: float
-    """C0, FLOPs: the middle of the runs that it was fitted to, on a log scale."""
-    error: float
-    """sigma of ln L within the runs; grows by `drift` for each e-fold of compute beyond."""
-    largest: float
-    """FLOPs of the largest run that it was fitted to."""
     source: str
-    drift: float = 0.003
+    exponent_error: float = EXPONENT_ERROR
+    """sigma of a in N* ~ C^a."""
+    centre: float = CENTRE
+    """C0, FLOPs: the middle of the runs that it was fitted to, on a log scale."""
+    forecaster: Forecaster | None = None
+    """Of a law of one's own runs, whose loss is then one's own too; that of a published law is of another text."""
 
     def loss(self, N: Array | float, D: Array | float) -> Array:  # noqa: N803 # the field's symbols
         return np.asarray(self.E + self.A / np.asarray(N) ** self.alpha + self.B / np.asarray(D) ** self.beta)
-
-    def sigma(self, C: float) -> float:  # noqa: N803
-        """Of ln L at so much compute."""
-        return self.error + self.drift * max(0.0, math.log(C / self.largest))
 
     @property
     def a(self) -> float:
         """N* ~ C^a."""
         return self.beta / (self.alpha + self.beta)
 
+    @property
+    def is_own(self) -> bool:
+        return self.forecaster is not None
 
-LAWS: dict[str, LossLaw] = {
-    law.name: law
-    for law in (
-        LossLaw("besiroglu-2024", 1.81686, 482.006, 2085.434, 0.34781, 0.36585, 0.0198, 1.55e19, 0.01, 2e22,
-                "Besiroglu et al. 2024 (2404.10102): Chinchilla's runs, fitted again"),
-        LossLaw("hoffmann-2022", 1.6933737, 406.40102, 410.72283, 0.33917084, 0.2849083, 0.0198, 1.55e19, 0.01, 2e22,
-                "Hoffmann et al. 2022 (2203.15556), approach 3, all digits of its TeX"),
-        LossLaw("muennighoff-2023", 1.8691437, 520.82495, 1487.7161, 0.3526596, 0.3526596, 0.0198, 1e20, 0.01, 5e21,
-                "Muennighoff et al. 2023 (2305.16264), fresh data of C4"),
-    )
-}  # fmt: skip
-"""Published laws. Their nats are of their own text and tokenizer: another text has another floor."""
+
+@cache
+def laws() -> Mapping[str, LossLaw]:
+    """Published laws of loss, by name (scale/published.toml). Their nats are of their own text and tokenizer."""
+    text = (resources.files("glassformer.scale") / "published.toml").read_text(encoding="utf-8")
+    found = {}
+    for name, one in tomllib.loads(text).items():
+        if one.get("form") in ("chinchilla", "tied"):
+            v = one["values"]
+            found[name] = LossLaw(
+                name, v["E"], v["A"], v["B"], v["alpha"], v.get("beta", v["alpha"]), one["source"]
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Optimum:
     tokens: float
     """D."""
     loss: float
-    loss_interval: tuple[float, float]
+    """By the law; of one's own text only where the law is one's own."""
     parameters_interval: tuple[float, float]
     """The middle 80 % of N*; that of D* is C / F of these."""
     flatness: list[dict[str, Any]]
@@ -125,7 +132,7 @@ class Optimum:
 
 def best_size(
     flops: float, law: LossLaw | str | Path = DEFAULT, *, length: int = 4096, serve: float = 0.0,
-    unique: float | None = None, like: Architecture | None = None,
+    unique: float | None = None,
 ) -> Optimum:  # fmt: skip
     """The model and tokens of least loss for a training budget of `flops` (causal convention).
 
@@ -148,11 +155,13 @@ def best_size(
             f"Serving {serve:.3g} tokens takes more than the whole budget of {flops:.3g} FLOPs, whatever the size.",
             do="Raise the budget, or serve fewer.",
         )
-    model = usual(float(sizes[at]), length) if like is None else like
+    model = usual(float(sizes[at]), length)
     tokens = _tokens(flops, model, length, serve)
     loss = float(_loss(found, np.array([float(model.parameters.total)]), np.array([tokens]), unique)[0])
-    best_loss, ratio = float(losses[at]), math.exp(Z * found.exponent_error * abs(math.log(flops / found.centre)))
-    reach = math.exp(Z * found.sigma(flops))
+    best_loss, ratio = (
+        float(losses[at]),
+        math.exp(Z * found.exponent_error * abs(math.log(flops / found.centre))),
+    )
     near = sizes[losses <= 1.01 * best_loss]
     flat = [
         {
@@ -163,7 +172,7 @@ def best_size(
         if sizes[0] <= sizes[at] * factor <= sizes[-1]
     ]  # fmt: skip
     return Optimum(
-        found, flops, model, tokens, loss, (loss / reach, loss * reach),
+        found, flops, model, tokens, loss,
         (model.parameters.total / ratio, model.parameters.total * ratio), flat,
         (float(near[0]), float(near[-1])), serve, unique,
     )  # fmt: skip
@@ -200,20 +209,27 @@ def usual(parameters: float, length: int = 4096, name: str | None = None) -> Arc
 
 
 def read_law(what: str | Path) -> LossLaw:
-    """A published law by name, or one's own from a file that `glassformer scale fit --save` wrote."""
-    if str(what) in LAWS:
-        return LAWS[str(what)]
-    path = Path(what)
-    if path.suffix == ".json" and path.exists():
-        return _own(path)
-    raise UsageError(
-        f"There is no law {str(what)!r};" if path.suffix != ".json" else f"There is no file {path}.",
-        expected=nearest(str(what), LAWS) if path.suffix != ".json" else "A law that `glassformer scale fit` saved.",
-    )  # fmt: skip
+    """A published law by name, or one's own from the file that `glassformer scale fit --out law.json` writes."""
+    if str(what) in laws():
+        return laws()[str(what)]
+    if Path(what).suffix != ".json":
+        raise UsageError(
+            f"There is no law {str(what)!r};", expected=nearest(str(what), laws()),
+            do="Or give a file of your own: glassformer scale fit RUNS --out law.json",
+        )  # fmt: skip
+    from glassformer.scale.law_file import read_forecaster
 
-
-def _own(path: Path) -> LossLaw:
-    raise UsageError(f"{path} cannot be read as a law.")
+    own = read_forecaster(Path(what))
+    values, points = own.law.values, own.law.points
+    if not {"E", "A", "B", "alpha"} <= values.keys() or points is None:
+        raise UsageError(
+            f"The law {own.law.form} in {what} does not weigh N against D.", expected="chinchilla or tied."
+        )
+    low, high = own.law.interval("a", 0.8)
+    error = (high - low) / (2 * Z) if math.isfinite(high - low) else EXPONENT_ERROR
+    centre = float(np.exp(np.log(6 * points.N * points.D).mean()))
+    return LossLaw(Path(what).name, values["E"], values["A"], values["B"], values["alpha"],
+                   values.get("beta", values["alpha"]), f"your own runs, {what}", error, centre, own)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
