@@ -153,7 +153,8 @@ class Architecture:
             norms=2 if config.ff_width else 1, bias=config.bias, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm,
             encoder_layers=config.num_encoder_layers if config.kind == "encoder-decoder" else 0,
             others=sum(others.values()), head=config.head, pooler=config.pooler,
-            classes=config.num_classes if config.head == "classes" else 0, head_transform=config.head_transform, final_norm=config.norm_place == "pre",
+            classes=config.num_classes if config.head == "classes" else 0,
+            head_transform=config.head_transform, final_norm=config.norm_place == "pre",
         )  # fmt: skip
 
     def __post_init__(self) -> None:
