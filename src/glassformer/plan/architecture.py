@@ -117,6 +117,10 @@ class Architecture:
     latent: Latent | None = None
     widths: tuple[int, ...] = ()
     """Of a plain network: inputs, hidden layers, outputs."""
+    parallel: bool = False
+    """Attention and feed-forward read the same residual, side by side."""
+    config: ModelConfig | None = None
+    """What glassformer builds it from, where it does."""
     others: int = 0
     """Numbers that none of the above accounts for: token types, an embedding's norm, a head's bias."""
     head: Literal["tokens", "classes", "none"] = "tokens"
@@ -155,6 +159,7 @@ class Architecture:
             others=sum(others.values()), head=config.head, pooler=config.pooler,
             classes=config.num_classes if config.head == "classes" else 0,
             head_transform=config.head_transform, final_norm=config.norm_place == "pre",
+            parallel=config.parallel, config=config,
         )  # fmt: skip
 
     def __post_init__(self) -> None:

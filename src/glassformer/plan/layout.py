@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.precision import Precision
+from glassformer.plan.software import Software
 
 Number = int | float | NDArray[Any]
 
@@ -68,23 +69,6 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Software:
-    """What the training program's kernels and schedules do, as far as it changes how long a step takes."""
-
-    year: float = 2026.0
-    """Of its release."""
-    native_attention: bool = True
-    """Fused attention is written for this generation (FlashAttention 3, cuDNN), not for the one before
-    (FlashAttention 2 on H100)."""
-    fused_elements: bool = True
-    """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
-    tensor_overlap: bool = False
-    """Tensor-parallel messages run under the products that they belong to (async TP, user buffers)."""
-    offloaded: bool = False
-    """The optimiser's states are in the host's memory, and it updates there."""
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """A training step to be planned."""
 
@@ -108,7 +92,7 @@ class Job:
     trained: int | None = None
     """Parameters that are trained (LoRA's adapters); all where None."""
     frozen_bytes: float = 2.0
-    """A parameter, where it is frozen."""
+    """A parameter of a layer's matrices, where it is frozen."""
     software: Software = Software()
 
     @property
