@@ -98,7 +98,7 @@ def body(plan: Plan) -> Iterator[str]:
     yield page.section("How it is divided", plan.layout_sentence(), page.table(list(plan.layouts), chosen="chosen"),
                        page.notes([plan.unfit] if plan.unfit else []))  # fmt: skip
     yield page.section(
-        "What goes wrong on the way", plan.failure_sentence(), bar(plan.time_rows(), "days", "days"),
+        "What goes wrong on the way", plan.failure_sentence(), bar(plan.time, "days", "days"),
         page.table(list(plan.stalls)),
     )  # fmt: skip
     yield page.section("What it costs", plan.money_sentence(), numbers(plan, plan.named("money")))

@@ -26,7 +26,8 @@ from glassformer.plan.flops import training
 from glassformer.plan.intervals import product
 from glassformer.plan.layout import Job
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.words import shown, shown_interval
+from glassformer.plan.words import one_value, shown, shown_interval
+from glassformer.units import show_bytes
 
 if TYPE_CHECKING:
     from glassformer.plan.memory import Memory
@@ -60,6 +61,14 @@ class Plan:
     loss_at: Sequence[Mapping[str, float]] = field(default=(), repr=False)
     """Validation loss to be expected after so many tokens, by a law of one's own runs."""
     notes: Sequence[str] = ()
+    stalls: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    """What checkpoints of 10 s up to 5 min would cost."""
+    time: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    """Where the days go: training, saving, work done again, restarts."""
+    looked_at: int = 1
+    fit: int = 1
+    """Layouts."""
+    own_machine: bool = False
 
     def __getattr__(self, name: str) -> Quantity:
         quantities = self.__dict__.get("quantities", {})
@@ -103,9 +112,86 @@ class Plan:
 
     def memory_rows(self) -> list[dict[str, Any]]:
         """What the fullest accelerator holds: part, bytes, share of what it has."""
-        return self.memory.rows()
+        rows = ({"part": row["name"], "bytes": float(row["bytes"])} for row in self.memory.rows() if row["name"] != "total")
+        return sorted((row for row in rows if row["bytes"] > 0), key=lambda row: -row["bytes"])
 
     def _repr_html_(self) -> str:
         from glassformer.plan.page import card
 
         return card(self)
+
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        days, dollars = self.quantities["days"], self.quantities["dollars"]
+        hours = self.quantities["accelerator_hours"]
+        count = int(self.job.layout.accelerators)
+        whose = "of electricity" if self.own_machine else "rented"
+        who = f"{count:,} accelerators" if count > 1 else "one accelerator" if not self.own_machine else "this machine"
+        return (
+            f"{_with_interval(days)} on {who}: {shown(hours)} of it, {_with_interval(dollars)} {whose}, "
+            f"{_with_interval(self.quantities['megawatt_hours'])}."
+        )
+
+    def memory_sentence(self) -> str:
+        """What the fullest accelerator holds, in words."""
+        used, has = self.quantities["bytes_per_accelerator"], self.job.accelerator.memory
+        return f"{shown(used)} of {show_bytes(has)}, on {self.memory.where}."
+
+    def spare(self) -> float:
+        """Bytes that are left."""
+        return max(0.0, self.job.accelerator.memory - self.quantities["bytes_per_accelerator"].value)
+
+    def layout_sentence(self) -> str:
+        """The layout in words."""
+        if int(self.job.layout.accelerators) == 1:
+            return f"One {self.job.accelerator.name} computes all, {self.job.layout.micro_batch} rows at a time."
+        named = {"data": "replicas", "tensor": "tensor ranks", "pipeline": "stages", "interleave": "parts to a stage",
+                 "context": "context ranks", "expert": "expert ranks"}  # fmt: skip
+        said = [f"{self.layout[name]:,} {word}" for name, word in named.items() if self.layout[name] > 1]
+        rest = f"{self.layout['micro_batch']} rows at a time"
+        return f"{' x '.join(said)}, {rest}: {self.looked_at:,} layouts were looked at, {self.fit:,} of them fit."
+
+    def failure_sentence(self) -> str:
+        """Failures and what they cost, in words."""
+        broken, good = self.quantities["interruptions"], self.quantities["goodput"]
+        between = self.quantities["mtbf_hours"]
+        return (
+            f"{_with_interval(broken)}, one every {one_value(between.value / 24, 'days')}; "
+            f"with a checkpoint every {shown(self.quantities['checkpoint_interval'])}, {_with_interval(good)} of the time "
+            "counts as training."
+        )
+
+    def money_sentence(self) -> str:
+        """Three bases."""
+        if self.own_machine:
+            return "The machine is yours: only its electricity is counted."
+        return "Three bases answer three questions: rented by the hour, owned, and a whole project with its people."
+
+    def size_sentence(self) -> str:
+        """How far from the best use of its compute."""
+        best = self.optimum
+        if best is None:
+            return ""
+        own = float(best.law.loss(self.quantities["parameters"].value, self.quantities["tokens"].value))
+        more = own / float(best.law.loss(float(best.parameters), best.tokens)) - 1
+        low, high = best.parameters_interval
+        said = (
+            f"By the law {best.law.name}, {one_value(best.flops, 'FLOP')} are best spent on "
+            f"{one_value(best.parameters, 'parameters')} ({one_value(low, '')} to {one_value(high, '')}) and "
+            f"{one_value(best.tokens, 'tokens')}. {best.sentence()}"
+        )
+        if more > 5e-5:
+            said += f" This model on these tokens: {more:.2%} more than the best, and cheaper or dearer to use."
+        return said
+
+    def named(self, group: str) -> list[str]:
+        """Names of the numbers about money, or of all that stand nowhere else."""
+        money = [name for name in self.quantities if name.startswith("dollars") or name in ("megawatts", "carbon")]
+        if group == "money":
+            return money
+        return [name for name in self.quantities if name not in MAIN and name not in money]
+
+
+def _with_interval(one: Quantity) -> str:
+    interval = shown_interval(one)
+    return f"{shown(one)} ({interval})" if interval else shown(one)
