@@ -68,6 +68,23 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Software:
+    """What the training program's kernels and schedules do, as far as it changes how long a step takes."""
+
+    year: float = 2026.0
+    """Of its release."""
+    native_attention: bool = True
+    """Fused attention is written for this generation (FlashAttention 3, cuDNN), not for the one before
+    (FlashAttention 2 on H100)."""
+    fused_elements: bool = True
+    """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
+    tensor_overlap: bool = False
+    """Tensor-parallel messages run under the products that they belong to (async TP, user buffers)."""
+    offloaded: bool = False
+    """The optimiser's states are in the host's memory, and it updates there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A training step to be planned."""
 
@@ -92,6 +109,7 @@ class Job:
     """Parameters that are trained (LoRA's adapters); all where None."""
     frozen_bytes: float = 2.0
     """A parameter, where it is frozen."""
+    software: Software = Software()
 
     @property
     def micro_batches(self) -> Number:
