@@ -4,7 +4,7 @@
     mean time between interruptions of a job = 24 h / (nodes r / 1000)
 
 Systems differ (r from 3 to 15 in data/failures.csv), so r of a new system is itself uncertain: each system's r is drawn
-from a gamma distribution of mean m and shape a, its failures are Poisson with that rate, and m and a are as uncertain as
+from a gamma distribution of mean m and shape a, its failures are Poisson with that rate, and m and a are as unsure as
 few records leave them. Of every pair (m, a) on a grid the likelihood of the records is the negative binomial's;
 what a new system would show is the mixture over the grid: a hierarchical gamma-Poisson. Priors are flat in log m and in
 the spread between systems, a^(-1/2), from 0.1 to 1.4 (Gelman 2006, Bayesian Analysis 1: with few groups a flat prior on
@@ -13,6 +13,7 @@ their spread does not talk it small; 1.4 is a = 1/2).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from glassformer.errors import UsageError
 from glassformer.plan.hardware import data_rows
@@ -108,7 +108,9 @@ class Recovery:
 def mtbf(nodes: float, rate: float) -> float:
     """24 h / (nodes r / 1000)."""
     if nodes <= 0 or rate <= 0:
-        raise UsageError(f"There are {nodes:g} nodes that fail {rate:g} times a 1000 node-days.", expected="More than 0.")
+        raise UsageError(
+            f"There are {nodes:g} nodes that fail {rate:g} times a 1000 node-days.", expected="More than 0."
+        )
     return 24 / (nodes * rate / 1000)
 
 
@@ -120,7 +122,9 @@ def records() -> list[Record]:
             continue
         node_days = float(row["nodes"]) * float(row["days"])
         counted = re.search(r"\d+", row["unexpected_interruptions"])
-        failures = float(counted[0]) if counted else float(row["failures_per_1000_node_days"]) * node_days / 1000
+        failures = (
+            float(counted[0]) if counted else float(row["failures_per_1000_node_days"]) * node_days / 1000
+        )
         planned = float(row["planned_interruptions"] or 0)
         found.append(Record(row["system"], node_days, failures, row["source"], planned))
     return found
@@ -148,12 +152,17 @@ def planned_share() -> float:
 def init_seconds(accelerators: float) -> float:
     """Starting the collectives' library: 200 s on 16 thousand accelerators and 900 s on 98 thousand (2510.20171),
     a power law through both, and never less than 5 s."""
-    power = np.log(900 / 200) / np.log(98_000 / 16_384)
-    return max(5.0, 200 * (accelerators / 16_384) ** float(power))
+    power = math.log(900 / 200) / math.log(98_000 / 16_384)
+    return max(5.0, float(200 * (accelerators / 16_384) ** power))
 
 
 def recovery(
-    accelerators: float, *, restore: float, detect: float = 134.0, reschedule: float = 60.0, warm_up: float = 60.0
+    accelerators: float,
+    *,
+    restore: float,
+    detect: float = 134.0,
+    reschedule: float = 60.0,
+    warm_up: float = 60.0,
 ) -> Recovery:
     """A restart without hands.
 
@@ -162,7 +171,9 @@ def recovery(
     return Recovery(detect, reschedule, init_seconds(accelerators), restore, warm_up)
 
 
-RSC1_JOBS = Record("Meta RSC-1, its jobs of 1,024 GPUs", 128 * 330, 128 * 330 * 24 / (128 * 7.9), "arXiv 2410.21680")
+RSC1_JOBS = Record(
+    "Meta RSC-1, its jobs of 1,024 GPUs", 128 * 330, 128 * 330 * 24 / (128 * 7.9), "arXiv 2410.21680"
+)
 """A mean of 7.9 h to a failure, over the 330 days of its fleet: seen from the jobs, r is 24 and not the fleet's 6.5.
 No record of its own, since it is the same machine; what is predicted is held against it."""
 
@@ -199,8 +210,13 @@ def _fit(given: tuple[Record, ...]) -> Rate:
 def _negative_binomial(count: float, mean: Array, shape: Array) -> Array:
     """log P(count) of a Poisson whose rate is gamma of this mean and shape."""
     together = np.log(mean + shape)
-    found = gammaln(count + shape) - gammaln(shape) - gammaln(count + 1)
-    return np.asarray(found + shape * (np.log(shape) - together) + count * (np.log(mean) - together))
+    ways = _log_gamma(count + shape) - _log_gamma(shape) - math.lgamma(count + 1)
+    return np.asarray(ways + shape * (np.log(shape) - together) + count * (np.log(mean) - together))
+
+
+def _log_gamma(values: Array) -> Array:
+    each, place = np.unique(values, return_inverse=True)
+    return np.array([math.lgamma(one) for one in each])[place]
 
 
 def _between(draws: Array, share: float) -> Between:

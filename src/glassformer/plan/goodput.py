@@ -78,18 +78,28 @@ def best_interval(saving: Saving, mtbf: float, restart: float) -> float:
 
 def lost_share(interval: Number, saving: Saving, mtbf: Number, restart: Number) -> Number:
     """To first order: delta/tau + tau/2M + (R + W)/M."""
-    return saving.stall / interval + interval / (2 * np.asarray(mtbf)) + (restart + saving.write) / np.asarray(mtbf)
+    return (
+        saving.stall / interval
+        + interval / (2 * np.asarray(mtbf))
+        + (restart + saving.write) / np.asarray(mtbf)
+    )
 
 
 def goodput(interval: Number, saving: Saving, mtbf: Number, restart: Number) -> Number:
     """Share of time that ends up as training, exactly, where failures come as a Poisson process."""
     m = np.asarray(mtbf, dtype=float)
     spent = np.exp((restart + saving.write) / m) * m * np.expm1((interval + saving.stall) / m)
-    return (interval / spent)[()]
+    share: Number = (interval / spent)[()]
+    return share
 
 
 def stall_table(
-    mtbf_hours: float, restart: float, *, work_days: float, accelerators: int, stalls: Sequence[float] = (10, 30, 60, 300)
+    mtbf_hours: float,
+    restart: float,
+    *,
+    work_days: float,
+    accelerators: int,
+    stalls: Sequence[float] = (10, 30, 60, 300),
 ) -> list[dict[str, Any]]:
     """What checkpoints of 10 s up to 5 min cost one run: a row for each stall, at its own best interval."""
     rows = []
@@ -115,7 +125,9 @@ def saving_synchronous(size: float, nodes: float, *, storage: float | None = Non
     return Saving(write_seconds(size, nodes, storage=storage).value)
 
 
-def saving_asynchronous(size: float, nodes: float, accelerators: float, *, storage: float | None = None) -> Saving:
+def saving_asynchronous(
+    size: float, nodes: float, accelerators: float, *, storage: float | None = None
+) -> Saving:
     """The steps wait for the copy to the hosts' memory; the write goes on beside them."""
     stall = SNAPSHOT_SECONDS + size / accelerators / SNAPSHOT_BYTES_PER_SECOND
     return Saving(stall, write_seconds(size, nodes, storage=storage).value)

@@ -62,7 +62,8 @@ class Course:
     def __post_init__(self) -> None:
         if not (self.work > 0 and self.interval > 0):
             raise UsageError(
-                f"A run of {self.work:g} s of steps, saved every {self.interval:g} s.", expected="More than 0."
+                f"A run of {self.work:g} s of steps, saved every {self.interval:g} s.",
+                expected="More than 0.",
             )
         if not 0 <= self.slow_share < 1 or not 0 <= self.slow_loss < 1:
             raise UsageError("slow_share and slow_loss are shares.", expected="0 up to less than 1.")
@@ -84,12 +85,19 @@ class Course:
     def stretch(self) -> float:
         """A planned stop or a rewind takes a second restart's time, on average so much of each day."""
         day = 86_400.0
-        return self.rewinds_per_day * (self.rewind + self.restart) / day + self.planned_per_day * self.planned_stop / day
+        return (
+            self.rewinds_per_day * (self.rewind + self.restart) / day
+            + self.planned_per_day * self.planned_stop / day
+        )
 
     def expected(self) -> float:
         """Mean wall time in closed form: Daly's exact one for the segments, the rest in proportion."""
         longer = self.segment - self.saving.stall
-        share = float(goodput(longer, self.saving, self.mtbf, self.restart)) if np.isfinite(self.mtbf) else longer / self.segment
+        share = (
+            float(goodput(longer, self.saving, self.mtbf, self.restart))
+            if np.isfinite(self.mtbf)
+            else longer / self.segment
+        )
         return self.segments * longer / share / (1 - min(self.stretch, 0.99))
 
 
@@ -139,7 +147,9 @@ def _tries(chance: np.random.Generator, whole: Array, length: float, mtbf: Array
     return failures, _sum_of_cut(chance, failures, length, mtbf)
 
 
-def _restarts(chance: np.random.Generator, failures: Array, length: float, mtbf: Array) -> tuple[Array, Array]:
+def _restarts(
+    chance: np.random.Generator, failures: Array, length: float, mtbf: Array
+) -> tuple[Array, Array]:
     """Failures within restarts, and the time of all restarts."""
     again, lost = _tries(chance, failures, length, mtbf)
     return again, failures * length + lost
