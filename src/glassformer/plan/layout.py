@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +73,13 @@ class Software:
 
     year: float = 2026.0
     """Of its release."""
+    engine: Literal["megatron", "deepspeed", "torch", "jax"] = "megatron"
+    """What runs the pipeline and the exchanges."""
     native_attention: bool = True
     """Fused attention is written for this generation (FlashAttention 3, cuDNN), not for the one before
     (FlashAttention 2 on H100)."""
+    biased_attention: bool = False
+    """Fused attention adds a bias to the scores (ALiBi), which its kernels do more slowly."""
     fused_elements: bool = True
     """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
     tensor_overlap: bool = False

@@ -31,10 +31,14 @@ class Rates:
     """How much of the loss by tiles and waves is felt: 0 none, 1 all."""
     misaligned: float = 0.4
     """Time that is added to products where only 8 divides a side."""
+    odd_heads: float = 4.0
+    """Times that unfused attention adds where 8 does not divide a head's width."""
     pattern: float = 0.75
     """Of the achievable peak, by fused attention."""
     ported: float = 0.6
     """Of that, by kernels of the generation before."""
+    biased: float = 0.6
+    """Of that, by kernels that add a bias to the scores."""
     score: float = 12.0
     """Vector operations for each score of the pattern."""
     bandwidth: float = 0.7
@@ -59,6 +63,10 @@ class Rates:
     """Share of the sends between stages that is exposed."""
     exchange: float = 0.5
     """Of the links, by the tokens' way to the experts."""
+    throttle: float = 0.15
+    """How the speed of products grows with the power that is there for them: (W / TFLOP/s) to this."""
+    deepspeed: float = 1.1
+    """Times that a stage takes in DeepSpeed's pipeline."""
     straggler: float = 0.012
     """Time that each doubling of the accelerators adds, beyond eight."""
     stall: float = 0.02
@@ -112,9 +120,11 @@ def spent(w: Work, r: Rates) -> StepTime:
     share = np.where(w.low == 2, r.products_4, np.where(w.low == 1, r.products_8, r.products))
     once = 1.0 / (1.0 + w.again / (1.0 - w.again))  # what is not recomputed, of what is
     products = w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned
-    matmul = products / share + w.product_bytes / r.bandwidth * 0.3
+    share = share * np.minimum(w.watts, 1.5) ** r.throttle
+    matmul = np.hypot(products / share, w.product_bytes / r.bandwidth)
     kernel = r.pattern * np.where(w.ported > 0, r.ported, 1.0)
-    pattern = (w.pattern + r.misaligned * w.pattern_misaligned) / kernel + r.score * w.scores
+    kernel = kernel * np.where(w.biased > 0, r.biased, 1.0)
+    pattern = (w.pattern + r.odd_heads * w.pattern_misaligned) / kernel + r.score * w.scores
     older = np.clip(2026.0 - w.year, -1.0, 1.0)
     launch = r.launch * w.kernels + r.expert_launch * w.expert_layers * 3 * r.expert_progress**older
     elements = w.elements * np.where(w.single > 0, r.single, 1.0)
@@ -126,10 +136,12 @@ def spent(w: Work, r: Rates) -> StepTime:
     expert = w.expert / r.exchange
     sends = r.boundary * w.pipeline / r.scale_out
     gather = over(w.gather / r.scale_out, r.hidden * computed)
+    slow = np.where(w.deepspeed > 0, r.deepspeed, 1.0)
+    matmul, pattern, bandwidth, computed = matmul * slow, pattern * slow, bandwidth * slow, computed * slow
     stage = computed + tensor + context + expert + sends + gather
-    head = w.head / r.products + w.head_bytes / r.bandwidth
+    head = w.head / (r.products * np.minimum(w.watts, 1.5) ** r.throttle) + w.head_bytes / r.bandwidth
     m = w.micro_batches
-    reduce = over(w.reduce / r.scale_out, r.hidden * computed)
+    reduce = over(w.reduce / r.scale_out, r.hidden * computed * (1 + w.fill))
     optimizer = w.optimizer / r.bandwidth
     head_time = m * head * np.where(w.fill > 0, w.head_waits, 1.0)
     spent_so_far = m * stage + w.fill * stage + head_time + reduce + optimizer

@@ -59,6 +59,7 @@ class Work:
     """Products' seconds, weighed with how far sizes are from what tensor cores load at once."""
     pattern: Number
     pattern_misaligned: Number
+    """Pattern's seconds where it is not fused and 8 does not divide a head's width: no tensor core takes it."""
     scores: Number
     elements: Number
     casts: Number
@@ -91,9 +92,14 @@ class Work:
     """Of the software."""
     ported: Number
     """1 where attention runs kernels of the generation before."""
+    biased: Number
+    """1 where attention adds a bias to its scores."""
     single: Number
     """1 where norms, activations and residuals are not fused."""
     tensor_overlap: Number
+    watts: Number
+    """Of power for each TFLOP/s of the 16-bit peak: what little there is makes the clock fall."""
+    deepspeed: Number
 
     def each(self) -> dict[str, Number]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -155,7 +161,7 @@ def work(job: Job) -> Work:
         micro_batches=micro, fill=(p - 1) / v, products=products * passes * share, whole=whole * passes * share,
         low=0.0 * micro + {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
-        pattern=pattern * share, pattern_misaligned=pattern * share * misaligned(head_width, head_width),
+        pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
         scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
         elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again),
         again=again / (3.0 + again),
@@ -166,7 +172,9 @@ def work(job: Job) -> Work:
         expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
         expert_layers=expert_layers / layers * held,
         year=job.software.year, ported=float(not job.software.native_attention),
-        single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap), **sent,
+        biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
+        watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
+        deepspeed=float(job.software.engine == "deepspeed"), **sent,
     )  # fmt: skip
 
 
@@ -257,7 +265,10 @@ def _messages(
     """Seconds of each kind of communication (reference: plan.md 3.4 for the volumes)."""
     a, x, lay = job.architecture, job.accelerator, job.layout
     wide = job.precision.activation
-    whole = wide * tokens * a.width
+    # an encoder-decoder's layers see both rows, and its decoder sums once more for the cross-attention
+    read = tokens * ((job.read_length or job.length) / job.length)
+    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(1, a.all_layers)
+    whole = wide * stream * a.width
     frozen = job.trained is not None
     reduces = held * (4.0 + 2.0 * again)
     kv = 2.0 * wide * tokens * (a.kv_width if not a.latent else a.q_width)
