@@ -31,6 +31,8 @@ class Recompute(IntEnum):
     """The attention pattern (Korthikanti et al. 2022, 2205.05198)."""
     FULL = 2
     """Every layer, from what it read."""
+    HALF = 3
+    """Every second layer, or every second product of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Software:
     """Fused attention adds a bias to the scores (ALiBi), which its kernels do more slowly."""
     fused_elements: bool = True
     """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
+    graphs: bool = False
+    """Kernels are launched from a recorded graph: the host never keeps them waiting."""
     tensor_overlap: bool = False
     """Tensor-parallel messages run under the products that they belong to (async TP, user buffers)."""
     offloaded: bool = False

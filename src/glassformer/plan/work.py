@@ -124,7 +124,8 @@ def work(job: Job) -> Work:
     memory = x.bandwidth
     sixteen = _achievable(job, _sixteen(job))
     own = _achievable(job, job.precision.peak)
-    again = np.where(np.asarray(lay.recompute) == Recompute.FULL, 1.0, 0.0)
+    mode = np.asarray(lay.recompute)
+    again = np.where(mode == Recompute.FULL, 1.0, np.where(mode == Recompute.HALF, 0.5, 0.0))
     frozen = job.trained is not None
     passes = (2.0 if frozen else 3.0) + again
 
@@ -163,14 +164,14 @@ def work(job: Job) -> Work:
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
         pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
         scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
-        elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again),
+        elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
         again=again / (3.0 + again),
         head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, a.vocab / t, x.name),
         head_bytes=logits * LOGIT_BYTES / memory, head_waits=np.where(uneven, 0.0, 1.0),
         optimizer=_optimizer_bytes(job, held_parameters, n_dp * c) / memory,
         accelerators=n_dp * t * p * c, imbalance=held * p / layers,
         expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
-        expert_layers=expert_layers / layers * held,
+        expert_layers=expert_layers / layers * held * (not job.software.graphs),
         year=job.software.year, ported=float(not job.software.native_attention),
         biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
         watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
@@ -287,8 +288,10 @@ def _messages(
     gathers = (4.0 if not frozen else 4.0) + (0.0 if frozen else min(4.0, job.precision.gradient))
     weights = gathers * all_gather_bytes(dense, ranks) / ring
     weights = weights + gathers * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
-    gathers_a_layer = 6.0 if job.software.year < 2022.5 else 1.0  # DeepSpeed's first stage 3 gathered each matrix
-    weights = weights + held * 3.0 * RING_HOP * (ranks - 1) * gathers_a_layer
+    if job.software.engine == "deepspeed" and job.software.year < 2022.5:
+        # its first stage 3 drove one link at a time: 21 of 25 GB/s (2104.04473, table 2: 1536 and 2240 A100)
+        weights = weights * np.maximum(1.0, ring / x.scale_out)
+    weights = weights + held * 3.0 * RING_HOP * (ranks - 1)
     inner = t * c * n_dp
     boundary = np.where(inner < x.domain, x.scale_up, x.scale_out or x.scale_up)
     return {
