@@ -29,11 +29,17 @@ class Software:
     """Masters and the optimiser's numbers are in the host's memory."""
     year: float = 2026.0
     """Of its release."""
+    engine: Literal["megatron", "deepspeed", "torch", "jax"] = "megatron"
+    """What runs the pipeline and the exchanges."""
     native_attention: bool = True
     """Fused attention is written for this generation (FlashAttention 3, cuDNN), not for the one before
     (FlashAttention 2 on H100)."""
     fused_elements: bool = True
     """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
+    biased_attention: bool = False
+    """Fused attention adds a bias to the scores (ALiBi), which its kernels do more slowly."""
+    graphs: bool = False
+    """Kernels are launched from a recorded graph: the host never keeps them waiting."""
     tensor_overlap: bool = False
     """Tensor-parallel messages run under the products that they belong to (async TP, user buffers)."""
     offloaded: bool = False
