@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from glassformer.errors import UsageError
-from glassformer.model.config import ModelConfig
-from glassformer.model.network import NetworkConfig
+
+if TYPE_CHECKING:
+    from glassformer.model.config import ModelConfig
+    from glassformer.model.network import NetworkConfig
 
 Kind = Literal["decoder", "encoder", "encoder-decoder", "network"]
 Part = Literal["attention", "feedforward", "experts", "router", "head"]
@@ -137,7 +139,7 @@ class Architecture:
     @classmethod
     def of(cls, config: ModelConfig | NetworkConfig, name: str = "recipe") -> Architecture:
         """The architecture of a model that glassformer builds."""
-        if isinstance(config, NetworkConfig):
+        if config.kind == "network":
             stuck = config.activation == "step" and config.layers > 0
             return cls(name=name, kind="network", widths=config.widths, bias=True, only_last_learns=stuck)
         d, norm = config.width, config.width * (2 if config.norm == "layernorm" and config.bias else 1)

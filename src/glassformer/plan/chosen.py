@@ -149,10 +149,10 @@ def _differs(one: Layout, other: Layout) -> bool:
 
 
 def _unfit(many: Layout, took: Any, needs: Any, fits: Any, best: int, job: Job) -> str:
-    """The quickest of those that do not fit, where it would be quicker."""
-    tempting = np.where(~fits, took, np.inf)
+    """Of those that would be quicker and do not fit, the one that misses least."""
+    tempting = np.where(~fits & (took < took[best]), needs, np.inf)
     place = int(np.argmin(tempting))
-    if not tempting[place] < took[best]:
+    if not np.isfinite(tempting[place]):
         return ""
     return (
         f"{in_words(many.at(place))} would be {1 - took[place] / took[best]:.1%} quicker, but needs "
@@ -179,10 +179,11 @@ def _each(job: Job, count: int) -> Iterator[tuple[int, ...]]:
             for p in _divisors(count // (t * c)):
                 if p > a.all_layers or (cpu and p > 1):
                     break
-                yield from _inner(a, job.batch, count // (t * c * p), t, c, p)
+                modes = (0, 2) if job.fused_attention else (0, 1, 2)
+                yield from _inner(a, job.batch, modes, count // (t * c * p), t, c, p)
 
 
-def _inner(a: Architecture, batch: int, n: int, t: int, c: int, p: int) -> Iterator[tuple[int, ...]]:
+def _inner(a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, c: int, p: int) -> Iterator[tuple[int, ...]]:
     if batch % n:
         return
     interleaves = [v for v in (1, 2, 3, 4, 6, 8) if p > 1 and p * v <= a.all_layers] or [1]
@@ -193,7 +194,7 @@ def _inner(a: Architecture, batch: int, n: int, t: int, c: int, p: int) -> Itera
         for v in interleaves:
             for x in experts:
                 for stage in (1, 3) if n * c > 1 and p == 1 else (1,) if n * c > 1 else (0,):
-                    for again in (0, 1, 2):
+                    for again in modes:
                         yield n, t, p, v, c, x, stage, micro, again
 
 

@@ -17,6 +17,7 @@ from glassformer.errors import UsageError
 from glassformer.plan import given
 from glassformer.plan.allocate import DEFAULT, LARGEST_RUN, LossLaw, Optimum, best_size, read_law
 from glassformer.plan.asked import LENGTH, Asked, asked, pick_precision, with_batch, with_tokens
+from glassformer.plan.campaigns import runs_like
 from glassformer.plan.chosen import Chosen, as_given, chosen, given_layout
 from glassformer.plan.hardware import Accelerator, accelerator, data_rows
 from glassformer.plan.layout import Job, Layout
@@ -147,8 +148,8 @@ def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Ac
 def _rates(calibrate: str | Path | None) -> tuple[Rates, bool]:
     if calibrate is None:
         return RATES, False
+    from glassformer.plan.calibration import calibrate as fit
     from glassformer.plan.rows import measured_rows
-    from glassformer.plan.steptime import calibrate as fit
 
     path = Path(calibrate)
     if not path.exists():
@@ -216,7 +217,7 @@ def _planned(
         warnings = [*_over(spend, quantities), *warnings]
     return replace(
         first, quantities=quantities, layouts=found.rows, unfit=found.unfit, warnings=tuple(warnings),
-        nearest=_nearest(quantities["flops"].value), optimum=best, loss_at=loss_at, stalls=made.stalls, time=made.time,
+        nearest=_nearest(quantities["flops"].value, setting.machine, count), optimum=best, loss_at=loss_at, stalls=made.stalls, time=made.time,
         looked_at=found.looked_at, fit=found.fit, notes=(*notes, *_NOTES),
     )  # fmt: skip
 
@@ -401,17 +402,16 @@ def _published() -> list[dict[str, Any]]:
     return found
 
 
-def _nearest(flops: float, most: int = 3) -> list[dict[str, Any]]:
-    """The published runs of about as many FLOPs."""
-    near = sorted(_published(), key=lambda row: abs(math.log(row["flops"] / flops)))[:most]
+def _nearest(flops: float, machine: Accelerator, count: int) -> list[dict[str, Any]]:
+    """The published runs nearest to it, where any is within a factor of a hundred."""
     return [
         {
-            "run": row["model"], "date": row["date"], "compute": one_value(row["flops"], "FLOP"),
-            "on": f"{int(row['n_accel']):,} x {row['accelerator']}" if row["n_accel"] else row["accelerator"],
-            "hours": one_value(float(row["accel_hours"]), "") if row["accel_hours"] else "",
-            "days": row["wall_days"], "source": row["source"].split(";")[0],
+            "run": row["run"], "date": row["date"], "compute": one_value(row["flops"], "FLOP"),
+            "on": f"{int(row['accelerators']):,} x {row['accelerator']}" if row["accelerators"] else row["accelerator"],
+            "hours": one_value(row["accelerator_hours"], "h"), "of peak, billed": f"{row['utilisation_billed']:.1%}",
+            "source": row["source"].split(";")[0],
         }
-        for row in near
+        for row in runs_like(flops, machine, count)
         if abs(math.log10(row["flops"] / flops)) < 2
     ]  # fmt: skip
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from glassformer.plan.asked import Asked
+from glassformer.plan.campaigns import overhead
 from glassformer.plan.failures import Between, rate_of_next, recovery
 from glassformer.plan.flops import forward, training
 from glassformer.plan.goodput import best_interval, checkpoint_bytes, saving_asynchronous, stall_table
@@ -153,7 +154,13 @@ def _course(
     goodput = _between("goodput", good, "share", "work / time, drawn 400 times with failures, saves and restarts",
                        (between, tau, stall, restart))  # fmt: skip
     needed = product("days", [(found["days_undisturbed"], 1), (goodput, -1)], "days", formula="days undisturbed / goodput")
-    hours = product("accelerator_hours", [(needed, 1), (found["accelerators"], 1)], "h", constant=24, formula="24 x days x n")
+    spans = overhead()
+    billed = Quantity("billed", 1.0, spans.low / spans.value, spans.high / spans.value,
+                      source="published campaigns: hours billed for each hour that their steps take, about their median")
+    if own_machine:
+        billed = Quantity("billed", 1.0, source="nobody bills it")
+    hours = product("accelerator_hours", [(needed, 1), (found["accelerators"], 1), (billed, 1)], "h", constant=24,
+                    formula="24 x days x n x what is billed")  # fmt: skip
     saved = work / interval * saving.stall / 86_400
     again = broken.value * (back.seconds + saving.write) / 86_400
     lost = max(0.0, days.value - work / 86_400 - saved - again)

@@ -15,7 +15,7 @@ from glassformer.errors import UsageError
 from glassformer.files import write_text
 from glassformer.plan.plan import MAIN, Plan
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.words import PARTS, TITLES, one_value, shown, shown_interval
+from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, title
 from glassformer.run import page
 
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8C6BB1", "#7A8794", "#B8A13A", "#4D4D4D")
@@ -90,15 +90,15 @@ def body(plan: Plan) -> Iterator[str]:
     )  # fmt: skip
     yield page.section(
         "Where a step goes", f"{shown(plan.step_seconds)} a step, by what the busiest accelerator spends it on.",
-        bar(plan.split(), "seconds", "s"),
+        bar(plan.split(), "seconds", "s", PARTS),
     )  # fmt: skip
     yield page.section(
-        "What an accelerator holds", plan.memory_sentence(), bar(plan.memory_rows(), "bytes", "bytes", spare=plan.spare()),
+        "What an accelerator holds", plan.memory_sentence(), bar(plan.memory_rows(), "bytes", "bytes", HELD, spare=plan.spare()),
     )  # fmt: skip
     yield page.section("How it is divided", plan.layout_sentence(), page.table(list(plan.layouts), chosen="chosen"),
                        page.notes([plan.unfit] if plan.unfit else []))  # fmt: skip
     yield page.section(
-        "What goes wrong on the way", plan.failure_sentence(), bar(plan.time, "days", "days"),
+        "What goes wrong on the way", plan.failure_sentence(), bar(plan.time, "days", "days", {}),
         page.table(list(plan.stalls)),
     )  # fmt: skip
     yield page.section("What it costs", plan.money_sentence(), numbers(plan, plan.named("money")))
@@ -116,29 +116,31 @@ def numbers(plan: Plan, names: Sequence[str]) -> str:
     return f'<div class="numbers">{inside}</div>' if inside else ""
 
 
-def bar(rows: Sequence[Mapping[str, Any]], value: str, unit: str, *, spare: float = 0.0) -> str:
+def bar(
+    rows: Sequence[Mapping[str, Any]], value: str, unit: str, names: Mapping[str, str], *, spare: float = 0.0
+) -> str:
     """Parts of a whole side by side, and their names; `spare` is what is left empty."""
     rows = [row for row in rows if row[value] > 0]
     whole = sum(row[value] for row in rows) + spare
     if not whole:
         return ""
-    drawn, names = [], []
-    for number, row in enumerate(rows):
-        share, colour = row[value] / whole, _COLOURS[min(number, len(_COLOURS) - 1)]
-        title = PARTS.get(row["part"], row["part"].replace("_", " "))
-        inside = escape(title) if share > 0.012 * len(title) + 0.02 else ""
-        drawn.append(f'<div style="width:{share:.3%};background:{colour}" title="{escape(title)}">{inside}</div>')
-        names.append(
-            f'<div><em style="background:{colour}"></em><span>{escape(title)}</span>'
+    drawn, told = [], []
+    for place, row in enumerate(rows):
+        share, colour = row[value] / whole, _COLOURS[min(place, len(_COLOURS) - 1)]
+        name = names.get(row["part"], row["part"])
+        inside = escape(name) if share > 0.0095 * len(name) + 0.012 else ""
+        drawn.append(f'<div style="width:{share:.3%};background:{colour}" title="{escape(name)}">{inside}</div>')
+        told.append(
+            f'<div><em style="background:{colour}"></em><span>{escape(name)}</span>'
             f"<b>{escape(one_value(row[value], unit))}</b><i>{share:.1%}</i></div>"
         )
-    return f'<div class="bar" role="img">{"".join(drawn)}</div><div class="legend">{"".join(names)}</div>'
+    return f'<div class="bar" role="img">{"".join(drawn)}</div><div class="legend">{"".join(told)}</div>'
 
 
 def _number(one: Quantity) -> str:
-    title = TITLES.get(one.name, one.name.replace("_", " "))
     head = (
-        f"<span>{escape(title)}</span><b>{escape(shown(one))}</b><i>{escape(shown_interval(one) or 'exact')}</i>{_whisker(one)}"
+        f"<span>{escape(title(one.name))}</span><b>{escape(bare(shown(one)))}</b>"
+        f"<i>{escape(bare(shown_interval(one)) or 'exact')}</i>{_whisker(one)}"
     )
     return f"<details><summary>{head}</summary><div class='opened'>{_opened(one)}</div></details>"
 
@@ -151,9 +153,8 @@ def _opened(one: Quantity) -> str:
 
 
 def _branch(one: Quantity) -> str:
-    title = TITLES.get(one.name, one.name.replace("_", " "))
     interval = shown_interval(one)
-    said = f"{escape(title)} <b>{escape(shown(one))}</b>" + (f" <span>({escape(interval)})</span>" if interval else "")
+    said = f"{escape(title(one.name))} <b>{escape(shown(one))}</b>" + (f" <span>({escape(interval)})</span>" if interval else "")
     if one.formula:
         said += f" = <code>{escape(one.formula)}</code>"
     if one.source:

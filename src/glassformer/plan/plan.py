@@ -26,7 +26,7 @@ from glassformer.plan.flops import training
 from glassformer.plan.intervals import product
 from glassformer.plan.layout import Job
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.words import one_value, shown, shown_interval
+from glassformer.plan.words import bare, number, one_value, shown, shown_interval
 from glassformer.units import show_bytes
 
 if TYPE_CHECKING:
@@ -125,10 +125,11 @@ class Plan:
         days, dollars = self.quantities["days"], self.quantities["dollars"]
         hours = self.quantities["accelerator_hours"]
         count = int(self.job.layout.accelerators)
-        whose = "of electricity" if self.own_machine else "rented"
         who = f"{count:,} accelerators" if count > 1 else "one accelerator" if not self.own_machine else "this machine"
         return (
-            f"{_with_interval(days)} on {who}: {shown(hours)} of it, {_with_interval(dollars)} {whose}, "
+            f"{_with_interval(days)} on {who}"
+            + (f", {bare(one_value(hours.value, 'tokens'))} accelerator hours" if count > 1 else "")
+            + f": {_with_interval(dollars)} {'of electricity' if self.own_machine else 'rented'}, "
             f"{_with_interval(self.quantities['megawatt_hours'])}."
         )
 
@@ -148,7 +149,7 @@ class Plan:
         named = {"data": "replicas", "tensor": "tensor ranks", "pipeline": "stages", "interleave": "parts to a stage",
                  "context": "context ranks", "expert": "expert ranks"}  # fmt: skip
         said = [f"{self.layout[name]:,} {word}" for name, word in named.items() if self.layout[name] > 1]
-        rest = f"{self.layout['micro_batch']} rows at a time"
+        rest = f"{self.layout['micro_batch']} row{'s' * (self.layout['micro_batch'] > 1)} at a time"
         return f"{' x '.join(said)}, {rest}: {self.looked_at:,} layouts were looked at, {self.fit:,} of them fit."
 
     def failure_sentence(self) -> str:
@@ -177,11 +178,13 @@ class Plan:
         low, high = best.parameters_interval
         said = (
             f"By the law {best.law.name}, {one_value(best.flops, 'FLOP')} are best spent on "
-            f"{one_value(best.parameters, 'parameters')} ({one_value(low, '')} to {one_value(high, '')}) and "
+            f"{number(best.parameters)} parameters ({number(low)} to {number(high)}) and "
             f"{one_value(best.tokens, 'tokens')}. {best.sentence()}"
         )
         if more > 5e-5:
-            said += f" This model on these tokens: {more:.2%} more than the best, and cheaper or dearer to use."
+            ratio = self.quantities["parameters"].value / best.parameters
+            use = "cheaper" if ratio < 1 else "dearer"
+            said += f" This model on these tokens has {more:.2%} more loss than the best, and is {use} to use."
         return said
 
     def named(self, group: str) -> list[str]:

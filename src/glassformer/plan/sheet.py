@@ -10,7 +10,7 @@ from typing import Any
 
 from glassformer.plan.plan import MAIN, Plan
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.words import PARTS, TITLES, one_value, shown, shown_interval
+from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, title
 
 Line = tuple[str, str]
 """(kind, text)"""
@@ -24,9 +24,9 @@ def sheet(plan: Plan, width: int = 100) -> Iterator[Line]:
     yield "section", "\nWhat it takes" + " " * 35 + "80 % between"
     yield from (("numbers", _number(plan.quantities[name])) for name in MAIN if name in plan.quantities)
     yield "section", f"\nWhere a step goes: {shown(plan.step_seconds)}"
-    yield from _bars(plan.split(), "seconds", "s")
+    yield from _bars(plan.split(), "seconds", "s", PARTS)
     yield "section", f"\nWhat an accelerator holds: {plan.memory_sentence()}"
-    yield from _bars(plan.memory_rows(), "bytes", "bytes")
+    yield from _bars(plan.memory_rows(), "bytes", "bytes", HELD)
     yield "section", "\nHow it is divided"
     yield from _folded("sentence", plan.layout_sentence(), width)
     yield from _table(list(plan.layouts))
@@ -44,13 +44,21 @@ def sheet(plan: Plan, width: int = 100) -> Iterator[Line]:
 
 
 def opened(quantities: Sequence[tuple[int, Quantity]], width: int = 100) -> Iterator[Line]:
-    """One number down to what it was computed from."""
+    """One number down to what it was computed from; what stands above already is not opened again."""
+    seen: set[str] = set()
+    closed = None
     for depth, one in quantities:
-        begin = "   " * depth
-        title, interval = TITLES.get(one.name, one.name.replace("_", " ")), shown_interval(one)
-        yield "title" if not depth else "numbers", (
-            f"{begin}{title}: {shown(one)}" + (f"   (80 %: {interval})" if interval else "")
-        )
+        if closed is not None and depth > closed:
+            continue
+        closed = None
+        begin, interval = "   " * depth, shown_interval(one)
+        again = one.name in seen and bool(one.inputs or one.formula)
+        words = f"{begin}{title(one.name)}: {shown(one)}" + (f"   ({interval})" if interval else "")
+        yield "title" if not depth else "numbers", words + ("   (above)" if again else "")
+        if again:
+            closed = depth
+            continue
+        seen.add(one.name)
         for kind, text in (("formula", one.formula), ("source", one.source)):
             if text:
                 sign = "= " if kind == "formula" else "from: "
@@ -58,20 +66,19 @@ def opened(quantities: Sequence[tuple[int, Quantity]], width: int = 100) -> Iter
 
 
 def _number(one: Quantity) -> str:
-    title = TITLES.get(one.name, one.name.replace("_", " "))
-    return f"  {title:<30}{shown(one):<18}{shown_interval(one)}".rstrip()
+    return f"  {title(one.name):<30}{bare(shown(one)):<18}{bare(shown_interval(one))}".rstrip()
 
 
-def _bars(rows: Sequence[Mapping[str, Any]], value: str, unit: str) -> Iterator[Line]:
+def _bars(rows: Sequence[Mapping[str, Any]], value: str, unit: str, names: Mapping[str, str]) -> Iterator[Line]:
     whole = sum(row[value] for row in rows)
     most = max((row[value] for row in rows), default=0.0)
     for row in rows:
         if row[value] < 0.001 * whole:
             continue
-        title = PARTS.get(row["part"], row["part"].replace("_", " "))
+        name = names.get(row["part"], row["part"].replace("_", " "))
         eighths = round(8 * _BAR * row[value] / most)
         drawn = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-        yield "numbers", f"  {title:<30}{drawn:<{_BAR + 1}}{row[value] / whole:>6.1%}  {one_value(row[value], unit)}"
+        yield "numbers", f"  {name:<30}{drawn:<{_BAR + 1}}{row[value] / whole:>6.1%}  {one_value(row[value], unit)}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
