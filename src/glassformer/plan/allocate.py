@@ -96,7 +96,7 @@ def laws() -> Mapping[str, LossLaw]:
 
 
 @dataclass(frozen=True)
-class Optimum:
+class BestSize:
     """The best N and D for a budget, and how little it matters."""
 
     law: LossLaw
@@ -133,7 +133,7 @@ class Optimum:
 def best_size(
     flops: float, law: LossLaw | str | Path = DEFAULT, *, length: int = 4096, serve: float = 0.0,
     unique: float | None = None,
-) -> Optimum:  # fmt: skip
+) -> BestSize:  # fmt: skip
     """The model and tokens of least loss for a training budget of `flops` (causal convention).
 
     `serve`: tokens to be served later, whose FLOPs the same budget pays. `unique`: tokens there are; more are repeats.
@@ -171,7 +171,7 @@ def best_size(
         for factor in (0.25, 0.5, 2.0, 4.0)
         if sizes[0] <= sizes[at] * factor <= sizes[-1]
     ]  # fmt: skip
-    return Optimum(
+    return BestSize(
         found, flops, model, tokens, loss,
         (model.parameters.total / ratio, model.parameters.total * ratio), flat,
         (float(near[0]), float(near[-1])), serve, unique,

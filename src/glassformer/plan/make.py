@@ -15,7 +15,7 @@ from typing import Any
 
 from glassformer.errors import UsageError
 from glassformer.plan import given
-from glassformer.plan.allocate import DEFAULT, LARGEST_RUN, LossLaw, Optimum, best_size, read_law
+from glassformer.plan.allocate import DEFAULT, LARGEST_RUN, LossLaw, BestSize, best_size, read_law
 from glassformer.plan.asked import LENGTH, Asked, asked, pick_precision, with_batch, with_tokens
 from glassformer.plan.campaigns import runs_like
 from glassformer.plan.chosen import Chosen, as_given, chosen, given_layout
@@ -194,7 +194,7 @@ def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
 
 def _planned(
     setting: Setting, want: Asked, count: int, *, notes: tuple[str, ...] = (), spend: given.Budget | None = None,
-    optimum: Optimum | None = None, quick: bool = False,
+    optimum: BestSize | None = None, quick: bool = False,
 ) -> Plan:  # fmt: skip
     """The plan for so many accelerators. `quick`: without what only the reader wants."""
     want = with_batch(with_tokens(want), count)
@@ -318,7 +318,7 @@ def _price(setting: Setting) -> float:
     return money.cloud_price(setting.machine).usd.value
 
 
-def _optimum(setting: Setting, want: Asked, flops: float) -> Optimum | None:
+def _optimum(setting: Setting, want: Asked, flops: float) -> BestSize | None:
     """What the same compute is best spent on; None where the law says nothing of such models."""
     if want.architecture.kind != "decoder" or (flops < 1e15 and not setting.law.is_own):
         return None

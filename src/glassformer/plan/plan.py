@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glassformer.errors import UsageError, nearest
-from glassformer.plan.allocate import LARGEST_RUN, Optimum
+from glassformer.plan.allocate import LARGEST_RUN, BestSize
 from glassformer.plan.flops import training
 from glassformer.plan.intervals import product
 from glassformer.plan.layout import Job
@@ -57,7 +57,7 @@ class Plan:
     warnings: Sequence[str] = ()
     nearest: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     """Published runs of about as many FLOPs."""
-    optimum: Optimum | None = field(default=None, repr=False)
+    optimum: BestSize | None = field(default=None, repr=False)
     loss_at: Sequence[Mapping[str, float]] = field(default=(), repr=False)
     """Validation loss to be expected after so many tokens, by a law of one's own runs."""
     notes: Sequence[str] = ()
