@@ -112,9 +112,10 @@ class Held:
     def row(self) -> dict[str, Any]:
         one = self.campaign
         return {
-            "run": one.id, "given": "speed" if one.utilisation else "hardware and model", "computed": self.computed.value,
-            "low": self.computed.low, "high": self.computed.high, "published": one.hours, "error": self.error,
-            "holds": self.holds, "hours": "guessed" if one.guessed else "published",
+            "run": one.id, "given": "speed" if one.utilisation else "hardware and model",
+            "computed": self.computed.value, "low": self.computed.low, "high": self.computed.high,
+            "published": one.hours, "error": self.error, "holds": self.holds,
+            "hours": "guessed" if one.guessed else "published",
         }  # fmt: skip
 
 
