@@ -2,8 +2,8 @@
 
 Puts together what `failures`, `goodput` and `simulate` know, with what was published where the plan says nothing:
 a checkpoint's size by the model, its write by the storage that others had, a restart by its parts, evaluation as of
-BLOOM (0.7 % of the time), stops that were planned as of Llama 3 (47 to 419 that were not), and for models of 100 billion
-parameters and more rewinds after spikes of the loss (PaLM: about 20 in 64 days; DeepSeek-V3: none in 54). Slow
+BLOOM (0.7 % of the time), stops that were planned as of Llama 3 (47 to 419 that were not), and for models of 100
+billion parameters and more rewinds after spikes of the loss (PaLM: about 20 in 64 days; DeepSeek-V3: none in 54). Slow
 accelerators are in the time of a step already.
 """
 
@@ -80,7 +80,7 @@ def outlook(
     runs: int = 400,
     seed: int = 0,
 ) -> Outlook:
-    """A run of `work` seconds of steps. `saving` and `interval` in seconds, `storage` in bytes a second, where known."""
+    """A run of `work` seconds of steps. `saving`, `interval` (seconds) and `storage` (bytes a second), where known."""
     nodes = -(-accelerators // per_node)
     size = checkpoint_bytes(parameters, precision)
     if saving is None and asynchronous:
