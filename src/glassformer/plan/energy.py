@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -63,10 +64,12 @@ class Power:
     """What it is taken from."""
 
 
-def readings() -> list[Reading]:
-    """Runs metered at nodes: at the wall, or with the host's share. GPU-only meters and DC twins are left out."""
+def readings(path: Path | None = None) -> list[Reading]:
+    """Runs metered at nodes: at the wall, or with the host's share. GPU-only meters and DC twins are left out.
+
+    Of another table, where `path` names one."""
     found = []
-    for row in data_rows("energy"):
+    for row in data_rows("energy", path):
         whole = row["scope"].startswith(("AC input", "system incl. host", "measured system"))
         if not (whole and row["mean_power_per_accel_w"]):
             continue

@@ -212,9 +212,7 @@ def _layout(
     data = max(1, ranks // (tensor * pipeline * context))
     alone = max(1, batch // data)
     interleave = _int(line, "vp", 0) or _interleave(line, a, pipeline, context)
-    micro = min(
-        alone, _int(line, "micro_batch", 1 if pipeline > 1 or tuned or a.parameters.total > 1e10 else alone)
-    )
+    micro = min(alone, _int(line, "micro_batch", 1 if pipeline > 1 or tuned or a.parameters.total > 1e10 else alone))
     chosen = Recompute.NONE
     if line["recompute"] not in _RECOMPUTE:
         chosen = Recompute.SELECTIVE
@@ -271,9 +269,7 @@ def _fused(line: Mapping[str, str]) -> bool:
 def _software(line: Mapping[str, str]) -> Software:
     year, source, note = _year(line), line["source"], line["sharding_note"].lower()
     vendor = source.startswith(("nemo", "mbridge", "megatron", "mlperf", "llama3", "maxtext", "t5x"))
-    by_hand = vendor or source.startswith(
-        ("narayanan", "korth", "bloom", "bigscience", "mtnlg", "megascale", "glm")
-    )
+    by_hand = vendor or source.startswith(("narayanan", "korth", "bloom", "bigscience", "mtnlg", "megascale", "glm"))
     compiled = source.startswith(("torchtitan", "nanogpt")) and not line["note"].startswith("none-compile")
     return Software(
         year=year, native_attention=vendor or year >= 2025.5 or not line["accelerator"].startswith(("H", "GH")),
@@ -300,15 +296,7 @@ def _precision(line: Mapping[str, str], accelerator: Accelerator) -> Precision:
     words = line["precision"].lower()
     if "fp8/bf16 unknown" in words and _year(line) < 2023.75:
         return PRECISIONS["bf16"]  # Habana's fp8 came with MLPerf 3.1
-    named = (
-        ("fp32", "fp32"),
-        ("nvfp4", "fp4"),
-        ("fp4", "fp4"),
-        ("fp8", "fp8"),
-        ("int8", "fp8"),
-        ("bf16-pure", "bf16-pure"),
-        ("fp16", "fp16"),
-    )
+    named = (("fp32", "fp32"), ("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "fp8"), ("bf16-pure", "bf16-pure"), ("fp16", "fp16"))
     for word, name in named:
         if word in words and (name not in ("fp8", "fp4") or name in accelerator.peaks):
             return PRECISIONS[name]

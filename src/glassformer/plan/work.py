@@ -201,7 +201,9 @@ def _pattern(job: Job, tokens: Number, t: Number) -> tuple[Number, Number, Numbe
     if a.kind == "network":
         return 0.0 * tokens, 0.0 * tokens, 0.0 * tokens, 64.0
     half = job.causal_half and job.fused_attention
-    one = forward(a, job.length, read_length=job.read_length, convention="causal" if half else "full").pattern
+    one = forward(
+        a, job.length, read_length=job.read_length, convention="causal" if half else "full"
+    ).pattern
     value = a.latent.value_width if a.latent else a.head_width
     scores = one / (2.0 * (a.head_width + value))
     unfused = 0.0 if job.fused_attention else UNFUSED_BYTES * scores
@@ -240,9 +242,7 @@ def _optimizer_bytes(job: Job, held: tuple[Number, Number], ranks: Number) -> Nu
     """
     if job.trained is not None:
         return 32.0 * job.trained / (np.asarray(job.layout.tensor) * job.layout.pipeline)
-    each = (
-        2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
-    )
+    each = 2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
     dense, experts = held
     divided = np.where(np.asarray(job.layout.sharding) >= 1, ranks, 1.0)
     expert_ranks = np.maximum(1.0, divided / np.asarray(job.layout.expert, float))
@@ -251,17 +251,8 @@ def _optimizer_bytes(job: Job, held: tuple[Number, Number], ranks: Number) -> Nu
 
 
 def _messages(
-    job: Job,
-    tokens: Number,
-    t: Number,
-    p: Number,
-    c: Number,
-    v: Number,
-    ep: Number,
-    n_dp: Number,
-    held: Number,
-    again: Number,
-    parameters: tuple[Number, Number],
+    job: Job, tokens: Number, t: Number, p: Number, c: Number, v: Number, ep: Number, n_dp: Number, held: Number,
+    again: Number, parameters: tuple[Number, Number],
 ) -> dict[str, Number]:
     """Seconds of each kind of communication (reference: plan.md 3.4 for the volumes)."""
     a, x, lay = job.architecture, job.accelerator, job.layout
@@ -285,9 +276,7 @@ def _messages(
     gathers = (4.0 if not frozen else 4.0) + (0.0 if frozen else min(4.0, job.precision.gradient))
     weights = gathers * all_gather_bytes(dense, ranks) / ring
     weights = weights + gathers * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
-    gathers_a_layer = (
-        6.0 if job.software.year < 2022.5 else 1.0
-    )  # DeepSpeed's first stage 3 gathered each matrix
+    gathers_a_layer = 6.0 if job.software.year < 2022.5 else 1.0  # DeepSpeed's first stage 3 gathered each matrix
     weights = weights + held * 3.0 * RING_HOP * (ranks - 1) * gathers_a_layer
     inner = t * c * n_dp
     boundary = np.where(inner < x.domain, x.scale_up, x.scale_out or x.scale_up)
