@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from glassformer.model.mlp import Network
     from glassformer.model.network import NetworkConfig
     from glassformer.model.stacks import Decoder
+    from glassformer.plan.allocate import BestSize, best_size
+    from glassformer.plan.check import Checked, check_plan
+    from glassformer.plan.make import plan
+    from glassformer.plan.plan import Plan
+    from glassformer.plan.quantity import Quantity
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
     from glassformer.scale.backtest import Backtest
@@ -92,9 +97,11 @@ __all__ = [
     "Allocation",
     "Attribution",
     "Backtest",
+    "BestSize",
     "Blame",
     "BlockBackward",
     "CausalTrace",
+    "Checked",
     "Consolidated",
     "DataConfig",
     "Decoder",
@@ -116,9 +123,11 @@ __all__ = [
     "NetworkConfig",
     "NeuronSheet",
     "Patched",
+    "Plan",
     "Points",
     "PositionView",
     "Predictor",
+    "Quantity",
     "Recipe",
     "Rehearsal",
     "Reliability",
@@ -139,9 +148,11 @@ __all__ = [
     "apply_temperature",
     "attention_tuple",
     "attribute",
+    "best_size",
     "blame",
     "block_backward",
     "causal_trace",
+    "check_plan",
     "checkup",
     "classify",
     "consolidate",
@@ -167,6 +178,7 @@ __all__ = [
     "neuron",
     "open_table",
     "patch",
+    "plan",
     "positions",
     "predict",
     "probe",
@@ -255,6 +267,11 @@ _ROOMS = {
     "scale.from_runs": ["scale_points"],
     "scale.forecast": ["Forecast", "Forecaster"],
     "scale.backtest": ["Backtest"],
+    "plan.make": ["plan"],
+    "plan.plan": ["Plan"],
+    "plan.quantity": ["Quantity"],
+    "plan.allocate": ["BestSize", "best_size"],
+    "plan.check": ["Checked", "check_plan"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
 
@@ -293,5 +310,5 @@ class _Verb(ModuleType):
         return _fetch(self.__name__.rpartition(".")[2])(*arguments, **settings)
 
 
-for _room in ("look", "train"):
+for _room in ("look", "plan", "train"):
     import_module(f"{__name__}.{_room}").__class__ = _Verb

@@ -13,16 +13,18 @@ it is held and how often a token is multiplied by it. An expert is held E times 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from glassformer.errors import UsageError
-from glassformer.model.config import ModelConfig
-from glassformer.model.count import parameters
+
+if TYPE_CHECKING:
+    from glassformer.model.config import ModelConfig
+    from glassformer.model.network import NetworkConfig
 
 Kind = Literal["decoder", "encoder", "encoder-decoder", "network"]
 Part = Literal["attention", "feedforward", "experts", "router", "head"]
-Tokens = Literal["written", "read"]
+Tokens = Literal["written", "read", "row"]
 
 
 class Product(NamedTuple):
@@ -35,7 +37,8 @@ class Product(NamedTuple):
     held: int
     used: int
     tokens: Tokens = "written"
-    """Whose: an encoder-decoder writes tokens (decoder) and reads others (encoder)."""
+    """Whose: an encoder-decoder writes tokens (decoder) and reads others (encoder); a head for classes has one vector
+    a row."""
 
     @property
     def entries(self) -> int:
@@ -116,22 +119,50 @@ class Architecture:
     latent: Latent | None = None
     widths: tuple[int, ...] = ()
     """Of a plain network: inputs, hidden layers, outputs."""
+    parallel: bool = False
+    """Attention and feed-forward read the same residual, side by side."""
+    config: ModelConfig | None = None
+    """What glassformer builds it from, where it does."""
     others: int = 0
-    """Numbers that none of the above accounts for: token types, a pooler, a head's bias."""
+    """Numbers that none of the above accounts for: token types, an embedding's norm, a head's bias."""
+    head: Literal["tokens", "classes", "none"] = "tokens"
+    """What an encoder gives out."""
+    classes: int = 0
+    pooler: bool = False
+    head_transform: bool = False
+    """A matrix before the scores of tokens, as in BERT."""
+    final_norm: bool = True
+    """After the last layer of a stack; not where each layer ends in its norm."""
+    only_last_learns: bool = False
+    """Of a plain network of steps, whose other layers get no gradient."""
 
     @classmethod
-    def of(cls, config: ModelConfig, name: str = "recipe") -> Architecture:
+    def of(cls, config: ModelConfig | NetworkConfig, name: str = "recipe") -> Architecture:
         """The architecture of a model that glassformer builds."""
-        layer_norms = 2 if config.ff_width else 1
-        made = cls(
+        if config.kind == "network":
+            stuck = config.activation == "step" and config.layers > 0
+            return cls(name=name, kind="network", widths=config.widths, bias=True, only_last_learns=stuck)
+        d, norm = config.width, config.width * (2 if config.norm == "layernorm" and config.bias else 1)
+        others = {
+            "token types": config.token_types * d,
+            "embedding's norm": config.embed_norm * norm,
+            "pooler's bias": config.pooler * d,
+            "transform's bias and norm": config.head_transform * (config.bias * d + norm),
+            "scores' bias": config.head_bias * config.vocab_size,
+            "classes' bias": config.num_classes if config.head == "classes" else 0,
+        }
+        return cls(
             name=name, kind=config.kind, layers=config.layers, width=config.width, heads=config.num_heads,
             kv_heads=config.num_kv_heads, head_width=config.head_width, ff_width=config.ff_width,
             ff_matrices=3 if config.gated else 2, vocab=config.vocab_size, tied=config.tied,
             learned_positions=config.context if config.positions == "learned" else 0, norm=config.norm,
-            norms=layer_norms, bias=config.bias, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm,
+            norms=2 if config.ff_width else 1, bias=config.bias, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm,
             encoder_layers=config.num_encoder_layers if config.kind == "encoder-decoder" else 0,
+            others=sum(others.values()), head=config.head, pooler=config.pooler,
+            classes=config.num_classes if config.head == "classes" else 0,
+            head_transform=config.head_transform, final_norm=config.norm_place == "pre",
+            parallel=config.parallel, config=config,
         )  # fmt: skip
-        return replace(made, others=parameters(config).total - made.parameters.total)
 
     def __post_init__(self) -> None:
         if self.kind == "network":
@@ -140,9 +171,15 @@ class Architecture:
                     f"{self.name}: a network needs inputs and outputs.", expected="widths (784, 10)"
                 )
             return
-        for name in ("layers", "width", "heads", "kv_heads", "head_width", "vocab"):
+        for name in ("width", "heads", "kv_heads", "head_width", "vocab"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{self.name}: {name} is {getattr(self, name)}.", expected="At least 1.")
+        if self.layers < 0 or self.window_layers > self.layers or self.dense_layers > self.layers:
+            raise UsageError(
+                f"{self.name}: of {self.layers} layers, {self.window_layers} have a window and {self.dense_layers} "
+                "come before the experts.",
+                expected="Parts of a whole.",
+            )
         if self.heads % self.kv_heads:
             raise UsageError(
                 f"{self.name}: {self.heads} heads cannot share {self.kv_heads} key and value heads.",
@@ -197,14 +234,13 @@ class Architecture:
     def _norms(self) -> int:
         if self.kind == "network":
             return 0
-        size = self.width * (2 if self.norm == "layernorm" and self.bias else 1)
-        attentions = self.all_layers + (self.layers if self.encoder_layers else 0)
-        heads = 2 * self.head_width * attentions if self.qk_norm else 0
+        numbers = 2 if self.norm == "layernorm" and self.bias else 1
+        reads = self.kind == "encoder-decoder"
+        cross = self.layers if reads else 0
+        whole = self.norms * self.all_layers + cross + (1 + reads) * self.final_norm
+        heads = 2 * self.head_width * (self.all_layers + cross) if self.qk_norm else 0
         in_latents = self.layers * (self.latent.q_rank + self.latent.kv_rank) if self.latent else 0
-        cross = self.layers if self.encoder_layers else 0
-        return (
-            (self.norms * self.all_layers + cross + 1 + bool(self.encoder_layers)) * size + heads + in_latents
-        )
+        return numbers * (whole * self.width + heads) + in_latents
 
     def products(self) -> Iterator[Product]:
         """Every matrix, from the bottom to the top; embeddings are looked up, not multiplied by."""
@@ -212,18 +248,19 @@ class Architecture:
             for inputs, outputs in zip(self.widths, self.widths[1:], strict=False):
                 yield Product("layer", "feedforward", inputs, outputs, 1, 1)
             return
-        if self.encoder_layers:
+        reads = self.kind == "encoder-decoder"
+        if reads:
             yield from self._attention("encoder", self.encoder_layers, "read")
             yield from self._feedforward("encoder.mlp", self.encoder_layers, "read")
         yield from self._attention("blocks", self.layers, "written")
-        if self.encoder_layers:
+        if reads:
             d, q, kv, n = self.width, self.q_width, self.kv_width, self.layers
             yield Product("cross.q", "attention", d, q, n, n)
             yield Product("cross.kv", "attention", d, 2 * kv, n, n, "read")
             yield Product("cross.out", "attention", q, d, n, n)
         yield from self._feedforward("blocks.mlp", self.layers - self.expert_layers, "written")
         yield from self._experts()
-        yield Product("head", "head", self.width, self.vocab, 0 if self.tied else 1, 1)
+        yield from self._head()
 
     def _attention(self, name: str, n: int, tokens: Tokens) -> Iterator[Product]:
         d, q, kv, latent = self.width, self.q_width, self.kv_width, self.latent
@@ -245,6 +282,17 @@ class Architecture:
             up = (self.ff_matrices - 1) * self.ff_width
             yield Product(f"{name}.up", "feedforward", self.width, up, n, n, tokens)
             yield Product(f"{name}.down", "feedforward", self.ff_width, self.width, n, n, tokens)
+
+    def _head(self) -> Iterator[Product]:
+        d, classes = self.width, self.head == "classes"
+        if self.pooler:
+            yield Product("pooler", "head", d, d, 1, int(classes), "row")
+        if self.head_transform:
+            yield Product("transform", "head", d, d, 1, 1)
+        if self.head == "tokens":
+            yield Product("head", "head", d, self.vocab, 0 if self.tied else 1, 1)
+        elif classes:
+            yield Product("head", "head", d, self.classes, 1, 1, "row")
 
     def _experts(self) -> Iterator[Product]:
         n, f = self.expert_layers, self.expert_width

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.precision import Precision
+from glassformer.plan.software import Software
 
 Number = int | float | NDArray[Any]
 
@@ -31,6 +32,8 @@ class Recompute(IntEnum):
     """The attention pattern (Korthikanti et al. 2022, 2205.05198)."""
     FULL = 2
     """Every layer, from what it read."""
+    HALF = 3
+    """Every second layer, or every second product of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +71,6 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Software:
-    """What the training program's kernels and schedules do, as far as it changes how long a step takes."""
-
-    year: float = 2026.0
-    """Of its release."""
-    native_attention: bool = True
-    """Fused attention is written for this generation (FlashAttention 3, cuDNN), not for the one before
-    (FlashAttention 2 on H100)."""
-    fused_elements: bool = True
-    """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
-    tensor_overlap: bool = False
-    """Tensor-parallel messages run under the products that they belong to (async TP, user buffers)."""
-    offloaded: bool = False
-    """The optimiser's states are in the host's memory, and it updates there."""
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """A training step to be planned."""
 
@@ -108,7 +94,7 @@ class Job:
     trained: int | None = None
     """Parameters that are trained (LoRA's adapters); all where None."""
     frozen_bytes: float = 2.0
-    """A parameter, where it is frozen."""
+    """A parameter of a layer's matrices, where it is frozen."""
     software: Software = Software()
 
     @property

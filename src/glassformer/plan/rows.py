@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from glassformer.plan.architecture import Architecture, Kind, Latent
 from glassformer.plan.flops import training
@@ -195,9 +196,7 @@ def _machine(line: Mapping[str, str]) -> Accelerator:
         found = replace(found, peaks={**found.peaks, "fp8": 2 * found.peaks["bf16"]})
     if "HBM2e-500W" in found.name:
         near = accelerators()["H100-SXM-80GB"]
-        # its users say "between SXM (989) and NVL (835)"
-        peaks = {name: peak * 912 / 989 for name, peak in near.peaks.items()}
-        found = replace(found, peaks=peaks, achievable=near.achievable)
+        found = replace(found, peaks=near.peaks, achievable=near.achievable)
     return found
 
 
@@ -212,14 +211,18 @@ def _layout(
     data = max(1, ranks // (tensor * pipeline * context))
     alone = max(1, batch // data)
     interleave = _int(line, "vp", 0) or _interleave(line, a, pipeline, context)
-    micro = min(alone, _int(line, "micro_batch", 1 if pipeline > 1 or tuned or a.parameters.total > 1e10 else alone))
-    chosen = Recompute.NONE
-    if line["recompute"] not in _RECOMPUTE:
-        chosen = Recompute.SELECTIVE
+    chosen = Recompute.SELECTIVE
+    if line["source"].startswith(("torchtitan", "maxtext")):
+        chosen = Recompute.HALF  # every second product, or every second layer
+    mode = _RECOMPUTE.get(line["recompute"], chosen)
+    length = int(float(line["seq_len"]))
+    likely = 1 if tuned else micro_like(a, accelerator, alone, length, (tensor, pipeline, context), mode)
+    micro = min(alone, _int(line, "micro_batch", likely))
     return Layout(
         data=data, tensor=tensor, pipeline=pipeline, interleave=interleave, context=context,
         expert=_int(line, "ep", 1), sharding=_int(line, "zero_stage", 1), micro_batch=micro,
-        recompute=_RECOMPUTE.get(line["recompute"], chosen), sequence_parallel=int(_year(line) >= 2022.5),
+        recompute=mode,
+        sequence_parallel=int(_year(line) >= 2022.5 or "sequence parallel" in line["sharding_note"]),
     )  # fmt: skip
 
 
@@ -240,6 +243,21 @@ def layouts_like(
     while ranks // (tensor * pipeline * context) > batch:
         context *= 2
     return tensor, pipeline, context
+
+
+def micro_like(
+    a: Architecture, accelerator: Accelerator, rows: int, length: int, divided: tuple[int, int, int], mode: Recompute
+) -> int:
+    """Rows at once that one would choose: up to 4, where activations take less than 0.4 of the memory and a pipeline
+    has 4 micro-batches for each stage."""
+    tensor, pipeline, context = divided
+    each = 2.0 if mode == Recompute.FULL else 34.0
+    held = each * length / context * a.width / tensor * a.all_layers  # in flight: all stages' layers in all
+    for micro in (4, 2):
+        whole = rows % micro == 0 and (pipeline == 1 or rows // micro >= 4 * pipeline)
+        if whole and held * micro < 0.4 * accelerator.memory:
+            return micro
+    return 1
 
 
 def _interleave(line: Mapping[str, str], a: Architecture, pipeline: int, context: int) -> int:
@@ -272,11 +290,29 @@ def _software(line: Mapping[str, str]) -> Software:
     by_hand = vendor or source.startswith(("narayanan", "korth", "bloom", "bigscience", "mtnlg", "megascale", "glm"))
     compiled = source.startswith(("torchtitan", "nanogpt")) and not line["note"].startswith("none-compile")
     return Software(
-        year=year, native_attention=vendor or year >= 2025.5 or not line["accelerator"].startswith(("H", "GH")),
-        fused_elements=by_hand or compiled,
+        year=year, engine=_engine(line), graphs=source == "mbridge" and year > 2026.4 and line["moe_experts"] != "", native_attention=_native(line, vendor),
+        biased_attention=source == "llmfoundry", fused_elements=by_hand or compiled,
         tensor_overlap="async" in note or (source.startswith(("nemo", "mbridge", "mlperf", "megatron_h")) and year > 2023.3),
         offloaded="cpu adam" in note,
     )  # fmt: skip
+
+
+def _engine(line: Mapping[str, str]) -> Literal["megatron", "deepspeed", "torch", "jax"]:
+    """BLOOM, MT-NLG and GLM ran Megatron's layers in DeepSpeed's pipeline; its authors compare with its ZeRO."""
+    source = line["source"]
+    if source == "narayanan2021_t2" and line["zero_stage"] == "3":
+        return "deepspeed"
+    if source.startswith(("bloom", "bigscience", "mtnlg", "glm")):
+        return "deepspeed"
+    if source.startswith(("maxtext", "t5x")):
+        return "jax"
+    return "megatron" if source.startswith(("nemo", "mbridge", "meg", "mlperf", "narayanan", "korth", "llama3p")) else "torch"
+
+
+def _native(line: Mapping[str, str], vendor: bool) -> bool:
+    """FlashAttention 2 is written for A100; vendors have kernels for H100 since 2024, others since late in 2025."""
+    hopper = line["accelerator"].startswith(("H", "GH"))
+    return not hopper or (vendor and _year(line) >= 2024.4) or _year(line) >= 2025.5
 
 
 def _lengths(line: Mapping[str, str]) -> tuple[int, int]:
@@ -297,10 +333,18 @@ def _precision(line: Mapping[str, str], accelerator: Accelerator) -> Precision:
     if "fp8/bf16 unknown" in words and _year(line) < 2023.75:
         return PRECISIONS["bf16"]  # Habana's fp8 came with MLPerf 3.1
     named = (("fp32", "fp32"), ("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "fp8"), ("bf16-pure", "bf16-pure"), ("fp16", "fp16"))
+    if line["accelerator"].startswith("TPU-v6") and "unknown" in words:
+        return PRECISIONS["bf16"]
     for word, name in named:
         if word in words and (name not in ("fp8", "fp4") or name in accelerator.peaks):
-            return PRECISIONS[name]
+            found = PRECISIONS[name]
+            # NVIDIA's recipes of low precision exchange gradients of 16 bits
+            return replace(found, gradient=2) if name in ("fp8", "fp4") and _by_vendor(line) else found
     return PRECISIONS["bf16"]
+
+
+def _by_vendor(line: Mapping[str, str]) -> bool:
+    return line["source"].startswith(("nemo", "mbridge", "mlperf"))
 
 
 def _memory(line: Mapping[str, str]) -> float | None:

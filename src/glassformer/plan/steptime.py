@@ -2,8 +2,8 @@
 
     step = M stage + fill stage + head + exposed communication + optimiser + stalls          (plan.md 3.5)
 
-`work` says what each part would take at full speed; `Rates` are the shares of it that are reached. They are fitted to
-measured steps (`rates`), and a few measured rows of one's own cluster fit them anew.
+`work` says what each part would take at full speed; `rates` are the shares of it that are reached, fitted to measured
+steps (`calibration`).
 """
 
 from __future__ import annotations
@@ -14,58 +14,8 @@ from typing import Any
 import numpy as np
 
 from glassformer.plan.layout import Job, Number
+from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.work import Work, work
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Shares of full speed that are reached, and times that no peak explains."""
-
-    products: float = 0.95
-    """Of the achievable peak, by products of 16 bits at well-fitting sizes."""
-    products_8: float = 0.85
-    """The same, of 8 bits."""
-    products_4: float = 0.6
-    """The same, of 4 bits."""
-    waves: float = 0.5
-    """How much of the loss by tiles and waves is felt: 0 none, 1 all."""
-    misaligned: float = 0.4
-    """Time that is added to products where only 8 divides a side."""
-    pattern: float = 0.75
-    """Of the achievable peak, by fused attention."""
-    ported: float = 0.6
-    """Of that, by kernels of the generation before."""
-    score: float = 12.0
-    """Vector operations for each score of the pattern."""
-    bandwidth: float = 0.7
-    """Of the memory's bandwidth, by norms, activations and the like."""
-    single: float = 2.0
-    """Times as many bytes where these are not fused."""
-    launch: float = 60e-6
-    """Seconds for each layer pass, whatever its size."""
-    expert_launch: float = 200e-6
-    """Seconds for each layer pass with experts, beside it, with the software of 2026."""
-    expert_progress: float = 1.5
-    """Times that these were longer a year before."""
-    scale_up: float = 0.7
-    """Of the link inside a domain."""
-    tensor_hidden: float = 0.5
-    """Share of tensor-parallel messages that overlap hides, where the software does it."""
-    scale_out: float = 0.6
-    """Of the links between domains, by the exchange of gradients and weights."""
-    hidden: float = 0.7
-    """Share of the computation under which exchanges of data-parallel ranks can hide."""
-    boundary: float = 0.5
-    """Share of the sends between stages that is exposed."""
-    exchange: float = 0.5
-    """Of the links, by the tokens' way to the experts."""
-    straggler: float = 0.012
-    """Time that each doubling of the accelerators adds, beyond eight."""
-    stall: float = 0.02
-    """Seconds of each step on nothing of the above: data, host, bookkeeping."""
-
-
-RATES = Rates()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +62,11 @@ def spent(w: Work, r: Rates) -> StepTime:
     share = np.where(w.low == 2, r.products_4, np.where(w.low == 1, r.products_8, r.products))
     once = 1.0 / (1.0 + w.again / (1.0 - w.again))  # what is not recomputed, of what is
     products = w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned
-    matmul = products / share + w.product_bytes / r.bandwidth * 0.3
+    share = share * np.minimum(w.watts, 1.5) ** r.throttle
+    matmul = np.hypot(products / share, w.product_bytes / r.bandwidth)
     kernel = r.pattern * np.where(w.ported > 0, r.ported, 1.0)
-    pattern = (w.pattern + r.misaligned * w.pattern_misaligned) / kernel + r.score * w.scores
+    kernel = kernel * np.where(w.biased > 0, r.biased, 1.0)
+    pattern = (w.pattern + r.odd_heads * w.pattern_misaligned) / kernel + r.score * w.scores
     older = np.clip(2026.0 - w.year, -1.0, 1.0)
     launch = r.launch * w.kernels + r.expert_launch * w.expert_layers * 3 * r.expert_progress**older
     elements = w.elements * np.where(w.single > 0, r.single, 1.0)
@@ -126,19 +78,23 @@ def spent(w: Work, r: Rates) -> StepTime:
     expert = w.expert / r.exchange
     sends = r.boundary * w.pipeline / r.scale_out
     gather = over(w.gather / r.scale_out, r.hidden * computed)
+    slow = np.where(w.deepspeed > 0, r.deepspeed, 1.0)
+    matmul, pattern, bandwidth, computed = matmul * slow, pattern * slow, bandwidth * slow, computed * slow
     stage = computed + tensor + context + expert + sends + gather
-    head = w.head / r.products + w.head_bytes / r.bandwidth
+    head = w.head / (r.products * np.minimum(w.watts, 1.5) ** r.throttle) + w.head_bytes / r.bandwidth
     m = w.micro_batches
-    reduce = over(w.reduce / r.scale_out, r.hidden * computed)
+    reduce = over(w.reduce / r.scale_out, r.hidden * computed * (1 + w.fill))
     optimizer = w.optimizer / r.bandwidth
     head_time = m * head * np.where(w.fill > 0, w.head_waits, 1.0)
     spent_so_far = m * stage + w.fill * stage + head_time + reduce + optimizer
     stalls = r.stall + r.straggler * np.log2(np.maximum(w.accelerators / 8.0, 1.0)) * spent_so_far
+    pace = r.pace
+    m = m * pace
     return StepTime(
         matmul=m * matmul * once, pattern=m * pattern * once, bandwidth=m * bandwidth * once,
-        recompute=m * computed * (1.0 - once), head=head_time, tensor=m * tensor, data=m * gather + reduce,
-        pipeline=m * sends, context=m * context, expert=m * expert, bubble=w.fill * stage, optimizer=optimizer,
-        stalls=stalls,
+        recompute=m * computed * (1.0 - once), head=head_time * pace, tensor=m * tensor, data=m * gather + pace * reduce,
+        pipeline=m * sends, context=m * context, expert=m * expert, bubble=pace * w.fill * stage,
+        optimizer=pace * optimizer, stalls=pace * stalls,
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class Work:
     """Products' seconds, weighed with how far sizes are from what tensor cores load at once."""
     pattern: Number
     pattern_misaligned: Number
+    """Pattern's seconds where it is not fused and 8 does not divide a head's width: no tensor core takes it."""
     scores: Number
     elements: Number
     casts: Number
@@ -91,9 +92,14 @@ class Work:
     """Of the software."""
     ported: Number
     """1 where attention runs kernels of the generation before."""
+    biased: Number
+    """1 where attention adds a bias to its scores."""
     single: Number
     """1 where norms, activations and residuals are not fused."""
     tensor_overlap: Number
+    watts: Number
+    """Of power for each TFLOP/s of the 16-bit peak: what little there is makes the clock fall."""
+    deepspeed: Number
 
     def each(self) -> dict[str, Number]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -118,7 +124,8 @@ def work(job: Job) -> Work:
     memory = x.bandwidth
     sixteen = _achievable(job, _sixteen(job))
     own = _achievable(job, job.precision.peak)
-    again = np.where(np.asarray(lay.recompute) == Recompute.FULL, 1.0, 0.0)
+    mode = np.asarray(lay.recompute)
+    again = np.where(mode == Recompute.FULL, 1.0, np.where(mode == Recompute.HALF, 0.5, 0.0))
     frozen = job.trained is not None
     passes = (2.0 if frozen else 3.0) + again
 
@@ -155,18 +162,20 @@ def work(job: Job) -> Work:
         micro_batches=micro, fill=(p - 1) / v, products=products * passes * share, whole=whole * passes * share,
         low=0.0 * micro + {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
-        pattern=pattern * share, pattern_misaligned=pattern * share * misaligned(head_width, head_width),
+        pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
         scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
-        elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again),
+        elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
         again=again / (3.0 + again),
         head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, a.vocab / t, x.name),
         head_bytes=logits * LOGIT_BYTES / memory, head_waits=np.where(uneven, 0.0, 1.0),
         optimizer=_optimizer_bytes(job, held_parameters, n_dp * c) / memory,
         accelerators=n_dp * t * p * c, imbalance=held * p / layers,
         expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
-        expert_layers=expert_layers / layers * held,
+        expert_layers=expert_layers / layers * held * (not job.software.graphs),
         year=job.software.year, ported=float(not job.software.native_attention),
-        single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap), **sent,
+        biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
+        watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
+        deepspeed=float(job.software.engine == "deepspeed"), **sent,
     )  # fmt: skip
 
 
@@ -257,7 +266,10 @@ def _messages(
     """Seconds of each kind of communication (reference: plan.md 3.4 for the volumes)."""
     a, x, lay = job.architecture, job.accelerator, job.layout
     wide = job.precision.activation
-    whole = wide * tokens * a.width
+    # an encoder-decoder's layers see both rows, and its decoder sums once more for the cross-attention
+    read = tokens * ((job.read_length or job.length) / job.length)
+    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(1, a.all_layers)
+    whole = wide * stream * a.width
     frozen = job.trained is not None
     reduces = held * (4.0 + 2.0 * again)
     kv = 2.0 * wide * tokens * (a.kv_width if not a.latent else a.q_width)
@@ -276,8 +288,10 @@ def _messages(
     gathers = (4.0 if not frozen else 4.0) + (0.0 if frozen else min(4.0, job.precision.gradient))
     weights = gathers * all_gather_bytes(dense, ranks) / ring
     weights = weights + gathers * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
-    gathers_a_layer = 6.0 if job.software.year < 2022.5 else 1.0  # DeepSpeed's first stage 3 gathered each matrix
-    weights = weights + held * 3.0 * RING_HOP * (ranks - 1) * gathers_a_layer
+    if job.software.engine == "deepspeed" and job.software.year < 2022.5:
+        # its first stage 3 drove one link at a time: 21 of 25 GB/s (2104.04473, table 2: 1536 and 2240 A100)
+        weights = weights * np.maximum(1.0, ring / x.scale_out)
+    weights = weights + held * 3.0 * RING_HOP * (ranks - 1)
     inner = t * c * n_dp
     boundary = np.where(inner < x.domain, x.scale_up, x.scale_out or x.scale_up)
     return {

@@ -11,15 +11,17 @@ them converged is told. The seed of the draw is fixed and part of the law.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from glassformer import charts
 from glassformer.errors import UsageError, nearest
+from glassformer.scale.held import Held, hold
 from glassformer.scale.laws import FORMS, Array, Form, centred
 from glassformer.scale.points import Points
 from glassformer.scale.solve import Huber, Noise, Prior, Student, solve
@@ -27,6 +29,7 @@ from glassformer.units import show_count
 
 if TYPE_CHECKING:
     from glassformer.scale.honesty import Doubt
+    from glassformer.scale.profile import NumberProfile
 
 FEWEST = 4
 """Points below which nothing is fitted."""
@@ -54,6 +57,10 @@ class Law:
     points: Points | None = field(default=None, repr=False)
     residuals: Array = field(default_factory=lambda: np.empty(0), repr=False)
     """log of the loss less that of the fit, a point."""
+    noise: Noise = Huber()
+    prior: Prior | None = field(default=None, repr=False)
+    held: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that were given, not fitted."""
 
     @property
     def kind(self) -> Form:
@@ -109,6 +116,19 @@ class Law:
             **self.facts(), "values": self.rows(), "off": self.off, "doubts": [doubt.row() for doubt in self.doubts]
         }  # fmt: skip
 
+    def save(self, path: str | Path) -> Path:
+        """Write it as a .json that `load` reads, with its points and draws (law_file.py)."""
+        from glassformer.scale.law_file import write_law
+
+        return write_law(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Law:
+        """The law in a file that `save` wrote."""
+        from glassformer.scale.law_file import read_law
+
+        return read_law(path)
+
     @cached_property
     def doubts(self) -> list[Doubt]:
         """What is to be said against it (scale/honesty.py)."""
@@ -123,11 +143,17 @@ class Law:
 
         return outliers(self)
 
+    def profile(self, number: str) -> NumberProfile:
+        """How far one number can be moved when the others follow: an interval that a weak one needs."""
+        from glassformer.scale.profile import profile
+
+        return profile(self, number)
+
     def rows(self) -> list[dict[str, Any]]:
         """Each number with its 95 % interval."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, value in self.values.items():
-            low, high = self.interval(name)
+            low, high = self.interval(name) if len(self.draws) else (None, None)
             rows.append({"number": name, "value": value, "low": low, "high": high})
         return rows
 
@@ -141,17 +167,21 @@ def fit_law(
 
 def fit(
     points: Points, form: str = "chinchilla", *, noise: Noise | None = None, prior: Prior | None = None,
-    bootstrap: int = 1000, seed: int = 0,
+    held: Mapping[str, float] | None = None, bootstrap: int = 1000, seed: int = 0,
 ) -> Law:  # fmt: skip
-    """Fit `form` to `points`; `bootstrap` replicates for the intervals, none when 0.
+    """Fit `form` to `points`; `bootstrap` replicates for the intervals, none when 0. `held` numbers are not fitted,
+    such as another study's exponents.
 
     Raises UsageError for an unknown form, fewer than 4 points, or points that do not say what the form reads.
     """
-    kind = _form(form, points)
+    whole = _form(form, points)
     noise = noise or Huber()
     logs, centres = centred({"N": points.N, "D": points.D, "C": points.C})
     logs["warm"] = np.zeros(len(points)) if points.warm is None else points.warm
     y = np.log(points.loss)
+    kind = hold(whole, held, centres) if held else whole
+    if held and prior is not None:
+        raise UsageError("A number that is held has no prior.", do="Leave out `held` or `prior`.")
     tried = solve(kind, logs, y, kind.starts(logs, y), noise=noise, prior=prior)
     best = int(np.argmin(tried.objective))
     theta, lowest = tried.theta[best], float(tried.objective[best])
@@ -166,9 +196,11 @@ def fit(
         draws, converged = again.theta[again.converged], int(again.converged.sum())
     values = with_allocation(kind.values(theta[None], centres))
     residuals = y - kind.log_loss(theta[None], logs)[0][0]
+    if isinstance(kind, Held):
+        theta, draws = kind.theta(theta), kind.theta(draws)
     return Law(
         form, {name: float(value[0]) for name, value in values.items()}, lowest, len(tried.theta), agreed, theta,
-        centres, draws, bootstrap, converged, points, residuals,
+        centres, draws, bootstrap, converged, points, residuals, noise, prior, dict(held or {}),
     )  # fmt: skip
 
 

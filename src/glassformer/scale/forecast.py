@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,19 @@ class Forecaster:
         return cls(
             law, max(1e-3, float(np.sqrt(np.mean(np.clip(law.residuals, -0.05, 0.05) ** 2)))), drift, tested
         )
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as a .json that `load` reads without fitting again."""
+        from glassformer.scale.law_file import write_law
+
+        return write_law(path, self.law, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Forecaster:
+        """The forecaster in a file; where the file holds a law alone, one is made of its points."""
+        from glassformer.scale.law_file import read_forecaster
+
+        return read_forecaster(path)
 
     def forecast(
         self, *, flops: float | None = None, N: float | None = None, D: float | None = None  # noqa: N803

@@ -16,7 +16,6 @@ from scipy.stats import spearmanr
 from glassformer.scale.fit import Law, fit
 from glassformer.scale.laws import Array
 from glassformer.scale.points import Points
-from glassformer.scale.solve import Noise
 
 _FEW_SIZES, _FEW_DECADES, _ONE_RATIO = 5, 1.5, 2.0
 _OUTLIER = 6.0
@@ -50,13 +49,13 @@ def doubts(law: Law) -> list[Doubt]:
     return found
 
 
-def outliers(law: Law, *, noise: Noise | None = None) -> list[dict[str, Any]]:
+def outliers(law: Law) -> list[dict[str, Any]]:
     """The points that lie off, and the law without them: a row `with`, a row `without`, a row a point (at most 10)."""
     assert law.points is not None
     off = np.abs(law.residuals) > _OUTLIER * _spread(law.residuals)
     if not off.any() or (~off).sum() < 4:
         return []
-    rest = fit(law.points.where(~off), law.form, noise=noise, bootstrap=0)
+    rest = fit(law.points.where(~off), law.form, noise=law.noise, prior=law.prior, bootstrap=0)
     worst = [i for i in np.argsort(-np.abs(law.residuals)) if off[i]][:10]
     return [
         {"what": "with all points", **law.values},

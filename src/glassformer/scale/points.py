@@ -6,13 +6,13 @@
 Of N, D and C two are enough: the third follows from C = 6 N D and is then said to be derived. Where all three are
 given they must agree, and what C counts (6 N D, forward alone, with attention, ...) shows in C / (6 N D).
 
-Other people's tables name their columns otherwise. The usual names are known (`KNOWN`), others are given:
-`columns={"N": "model_params"}`.
+Other people's tables name their columns otherwise: see columns.py.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,27 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError, nearest
+from glassformer.scale.columns import BITS_PER_BYTE, find_columns, number
 from glassformer.scale.laws import Array
 
-KNOWN: dict[str, tuple[str, ...]] = {
-    "N": ("n", "params", "parameters", "num_parameters", "n_params", "num_params", "model_size", "model_params",
-          "total_params", "size"),
-    "D": ("d", "tokens", "train_tokens", "training_tokens", "num_tokens", "n_tokens", "total_tokens", "tokens_seen"),
-    "C": ("c", "flops", "flop", "compute", "train_flops", "training_flops", "total_flops", "c_6nd"),
-    "loss": ("val_loss", "validation_loss", "eval_loss", "test_loss", "final_loss", "train_loss", "l", "nll"),
-    "U": ("u", "unique_tokens", "unique"),
-    "run": ("run_id", "run_name", "name", "id"),
-    "warm": ("undecayed", "not_decayed", "hot"),
-    "lr": ("learning_rate", "peak_lr", "max_lr"),
-}  # fmt: skip
-"""Column -> what else it is called, in small letters; each is looked for by its own name first."""
 _NUMBERS = ("N", "D", "C", "loss", "U", "warm", "lr")
-_BITS_PER_BYTE = ("bpb", "bits_per_byte", "val_bits_per_byte")
 
 
 @dataclass(frozen=True)
 class Points:
-    """Runs in columns, each (point,); what was noticed while reading is in `warnings`."""
+    """Runs in columns, each (point,)."""
 
     N: Array
     D: Array
@@ -61,9 +49,31 @@ class Points:
     source: str = ""
     dropped: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     """Lines that cannot be used, with the reason."""
+    tokenizer: str | None = None
+    """Which one, or its digest: losses per token of two tokenizers cannot be compared."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of how the runs were made, for the checklist: `optimizer`, `schedule`, `data`, ..."""
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def per(self) -> str:
+        """The unit of the loss, or that nobody said."""
+        return self.unit or "unit not said"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the numbers that were fitted, in their order."""
+        whole = hashlib.sha256("\n".join(self.runs).encode())
+        for column in (self.N, self.D, self.C, self.loss, self.U, self.warm, self.lr):
+            whole.update(b"-" if column is None else np.ascontiguousarray(column, np.float64).tobytes())
+        return whole.hexdigest()
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Least and most of N, D, C, D / N and the loss."""
+        columns = {"N": self.N, "D": self.D, "C": self.C, "D / N": self.D / self.N, "loss": self.loss}
+        return {name: (float(column.min()), float(column.max())) for name, column in columns.items()}
 
     def where(self, kept: NDArray[np.bool_] | Sequence[bool]) -> Points:
         """The points for which `kept` is true."""
@@ -107,43 +117,8 @@ def read_points(
         rows = [row for row in rows if row[name] == text]
     if not rows:
         raise UsageError(f"No line of {path} is left.", expected=f"Lines with {dict(where or {})}.")
-    found = find_columns(rows[0], columns or {}, str(path))
+    found = find_columns(rows[0], columns or {}, str(path), rows[0])
     return _points(rows, found, str(path))
-
-
-def find_columns(header: Iterable[str], given: Mapping[str, str], source: str) -> dict[str, str]:
-    """Our name -> the table's, by the names given, our own, or the usual ones."""
-    names = list(header)
-    unknown = [key for key in given if key not in KNOWN and key != "bpb"]
-    if unknown:
-        raise UsageError(f"There is no column {unknown[0]!r} to name;", expected=nearest(unknown[0], KNOWN))
-    absent = [column for column in given.values() if column not in names]
-    if absent:
-        raise UsageError(f"{source} has no column {absent[0]!r};", expected=nearest(absent[0], names))
-    found = dict(given)
-    small = {name.strip().lower(): name for name in reversed(names)}
-    for ours, others in KNOWN.items():
-        if ours not in found:
-            hit = (
-                ours
-                if ours in names
-                else next((small[n] for n in (ours.lower(), *others) if n in small), None)
-            )
-            if hit is not None and hit not in given.values():
-                found[ours] = hit
-    if "loss" not in found:
-        bits = next((small[name] for name in _BITS_PER_BYTE if name in small), None)
-        if bits is not None:
-            found["loss"] = bits
-    sizes = [name for name in ("N", "D", "C") if name in found]
-    if "loss" not in found or len(sizes) < 2:
-        lacks = [*(["loss"] if "loss" not in found else []), *(["two of N, D, C"] if len(sizes) < 2 else [])]
-        raise UsageError(
-            f"{source} says nothing of {' and of '.join(lacks)}.",
-            expected=f"Its columns are: {', '.join(names)}.",
-            do="Say which is which, for example --columns N=params,D=tokens,loss=val_loss.",
-        )  # fmt: skip
-    return found
 
 
 def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source: str) -> Points:
@@ -151,15 +126,15 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
     runs: list[str] = []
     dropped: list[dict[str, Any]] = []
     seen: set[tuple[Any, ...]] = set()
-    for number, row in enumerate(rows, start=2):  # line 1 is the header
-        values = {name: _number(row[found[name]]) for name in _NUMBERS if name in found}
-        run = row[found["run"]] if "run" in found else str(number)
+    for line, row in enumerate(rows, start=2):  # line 1 is the header
+        values = {name: number(row[found[name]]) for name in _NUMBERS if name in found}
+        run = row[found["run"]] if "run" in found else str(line)
         reason = _unusable(values)
-        key = (run, *values.values()) if "run" in found else (number,)
+        key = (run, *values.values()) if "run" in found else tuple(row.values())
         if reason is None and key in seen:
             reason = "it is there twice"
         if reason is not None:
-            dropped.append({"line": number, "run": run, "reason": reason})
+            dropped.append({"line": line, "run": run, "reason": reason})
             continue
         seen.add(key)
         kept.append(values)
@@ -170,34 +145,46 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
             expected=f"{dropped[0]['reason']} (line {dropped[0]['line']}).",
         )
     columns = {name: np.array([values[name] for values in kept]) for name in kept[0]}
-    N, D, C, counting = _three(columns)  # noqa: N806 # the field's symbols
+    N, D, C, counting = _three(columns, found)  # noqa: N806 # the field's symbols
     loss = found["loss"].strip().lower()
-    unit = "bits per byte" if loss in _BITS_PER_BYTE else None
+    unit = "bits per byte" if loss in BITS_PER_BYTE else None
     return Points(
-        N, D, C, columns["loss"], runs, columns.get("U"), columns.get("warm"), columns.get("lr"), unit,
-        f"N is {found.get('N', 'derived')}; {counting}", source, dropped,
+        N, D, C, columns["loss"], runs, columns.get("U"), columns.get("warm"), columns.get("lr"),
+        _one(rows, found, "unit", source) or unit, f"N is {found.get('N', 'derived')}; {counting}", source, dropped,
+        _one(rows, found, "tokenizer", source),
     )  # fmt: skip
 
 
-def _three(columns: Mapping[str, Array]) -> tuple[Array, Array, Array, str]:
+def _one(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], name: str, source: str) -> str | None:
+    """What all lines say of their unit, or tokenizer. Raises UsageError where they differ."""
+    if name not in found:
+        return None
+    said = list(dict.fromkeys(row[found[name]].strip() for row in rows if row[found[name]].strip()))
+    if len(said) > 1:
+        raise UsageError(
+            f"{source} mixes losses: {name} is {' in some lines and '.join(map(repr, said[:3]))} in others.",
+            expected="One unit and one tokenizer: E, A and B of a mixture mean nothing.",
+            do=f"Fit them apart: --where {found[name]}={said[0]}. Bits per byte can be compared across tokenizers.",
+        )  # fmt: skip
+    return said[0] if said else None
+
+
+def _three(columns: Mapping[str, Array], found: Mapping[str, str]) -> tuple[Array, Array, Array, str]:
+    """N, D, C and what was counted how: the names of the table's columns, as they tell of embeddings and the like."""
     given = {name: columns.get(name) for name in ("N", "D", "C")}
     n, d, c = given["N"], given["D"], given["C"]
+    said = ", ".join(
+        f"{name} of column {found[name]}" for name in ("N", "D", "C") if name in columns
+    )
     if n is None:
         assert c is not None and d is not None  # find_columns
-        return c / (6 * d), d, c, "N = C / (6 D)"
+        return c / (6 * d), d, c, f"{said}; N = C / (6 D)"
     if d is None:
         assert c is not None
-        return n, c / (6 * n), c, "D = C / (6 N)"
+        return n, c / (6 * n), c, f"{said}; D = C / (6 N)"
     if c is None:
-        return n, d, 6 * n * d, "C = 6 N D"
-    return n, d, c, "C as given"
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text) if text else math.nan
-    except ValueError:
-        return {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}.get(str(text).strip().lower(), math.nan)
+        return n, d, 6 * n * d, f"{said}; C = 6 N D"
+    return n, d, c, said
 
 
 def _unusable(values: Mapping[str, float]) -> str | None:

@@ -8,8 +8,7 @@ Muennighoff et al. 2023 (2305.16264): D tokens of which U are unique count as
 in a law E + A / N'^alpha + B / D'^beta whose five numbers are those of fresh data. R_D* is the number of repetitions
 after which a further one is worth 1/e of a fresh token. It is weakly identified by the published runs (their own
 subsets give 4.4 to 2,083), so what is fitted here comes with a profile: for each R_D* the best R_N*, and how much worse
-it fits. An interval holds the R_D* whose fit is worse by less than half of chi-square's 95 % point, 1.92, in units of
-the log likelihood of Huber's density exp(-rho(r) / tau), tau its own best value.
+it fits. An interval holds the R_D* whose fit is worse by less than profile.py allows.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import erf
 
 from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.scale.laws import Array, Logs
 from glassformer.scale.points import Points
+from glassformer.scale.profile import allowed
 from glassformer.scale.solve import Huber, solve
 
 C4: Mapping[str, float] = {
@@ -33,7 +31,6 @@ C4: Mapping[str, float] = {
     "alpha": 0.3526596, "beta": 0.3526596,
 }  # fmt: skip
 """The law of fresh data behind the published R_D* = 15.387756, R_N* = 5.309743: C4, GPT-2's tokenizer (2305.16264)."""
-_HALF_CHI_SQUARE = 1.920729
 _PROFILE = np.geomspace(0.5, 5000.0, 121)
 _RANGE = (-7.0, 16.0)
 """Of log R_D* and log R_N*: beyond, one more repetition is worth nothing, or all."""
@@ -129,7 +126,7 @@ def fit_repeats(points: Points, base: Mapping[str, float] = C4, *, delta: float 
     rows = np.arange(len(_PROFILE))
     least, most_n = costs[rows, at], np.exp(np.clip(ratios[rows, at], *_RANGE))
     lowest = float(min(tried.objective[best], least.min()))
-    limit = lowest + _HALF_CHI_SQUARE * _tau(lowest / len(points), delta)
+    limit = lowest + allowed(noise, lowest / len(points))
     inside = np.flatnonzero(least <= limit)
     low = float(_PROFILE[inside[0]]) if len(inside) else float(np.exp(tried.theta[best, 0]))
     open_end = len(inside) == 0 or inside[-1] == len(_PROFILE) - 1
@@ -193,16 +190,3 @@ def _saturated_slope(repetitions: Array, limit: Array) -> Array:
     ratio = repetitions / limit
     slope: Array = -np.expm1(-ratio) - ratio * np.exp(-ratio)
     return slope
-
-
-def _tau(mean_rho: float, delta: float) -> float:
-    """The tau for which exp(-rho(r) / tau), normalised, makes residuals of this mean rho likeliest."""
-
-    def cost(log_tau: float) -> float:
-        tau = np.exp(log_tau)
-        inside = np.sqrt(2 * np.pi * tau) * erf(delta / np.sqrt(2 * tau))
-        outside = 2 * tau / delta * np.exp(-(delta**2) / (2 * tau))
-        return float(np.log(inside + outside) + mean_rho / tau)
-
-    found = minimize_scalar(cost, bounds=(np.log(delta**2) - 10, np.log(mean_rho) + 10), method="bounded")
-    return float(np.exp(found.x))

@@ -1,0 +1,116 @@
+"""Fitting the rates of the time model to measured steps, and how far off it is where it has not measured.
+
+    minimise  sum over rows  w rho((log t(row; rates) - log seconds) / scale)  +  sum over rates ((log r - log prior) / sd)^2
+
+rho is the soft L1 of least squares (a few wrong rows do not matter); w makes groups of rows count alike, whatever
+their number; the prior keeps a rate that no row speaks about at a sensible value.
+
+`calibrate` does the same for a few rows of one's own cluster, around the shipped rates, with `pace` and those few
+rates that the rows say most about.
+
+    python -m glassformer.plan.calibration      # fits anew and writes data/rates.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from glassformer.errors import UsageError
+from glassformer.plan.layout import Job
+from glassformer.plan.rates import PRIOR, RATES, Rates
+from glassformer.plan.rows import Row, measured_rows
+from glassformer.plan.steptime import spent
+from glassformer.plan.work import Work, work
+
+Floats = NDArray[np.float64]
+
+SCALE = 0.06
+"""Residuals of log time much larger than this count less."""
+SURE = {
+    "products": 0.1, "products_8": 0.15, "products_4": 0.3, "bandwidth": 0.1, "score": 0.2, "scale_up": 0.13,
+    "scale_out": 0.17, "hidden": 0.13, "exchange": 0.27, "stall": 0.2, "throttle": 0.4, "deepspeed": 0.07,
+}  # fmt: skip
+"""Standard deviations of the logarithm of what one would guess; 0.33 for the others."""
+FREE = tuple(field.name for field in fields(Rates) if field.name not in ("pace", "own_rows"))
+PACE_SPREAD = 0.1
+"""Standard deviation of a cluster's own pace, of log time: between groups of the measured rows."""
+
+
+def timed(rows: Sequence[Row]) -> list[Row]:
+    """Those that have both a job and a time."""
+    return [row for row in rows if row.job is not None and row.seconds]
+
+
+def stack(jobs: Sequence[Job]) -> Work:
+    """The work of many jobs as one, with arrays."""
+    all_work = [work(job).each() for job in jobs]
+    return Work(**{name: np.array([float(one[name]) for one in all_work]) for name in all_work[0]})
+
+
+def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
+    """The rates that explain these rows' times best."""
+    rows = timed(rows)
+    todo, taken = stack([row.job for row in rows if row.job]), np.log([row.seconds or 1.0 for row in rows])
+    sizes = Counter(row.group for row in rows)
+    weight = np.array([max(sizes[row.group], 2) ** -0.5 for row in rows])
+    weight /= np.sqrt(np.mean(weight**2))
+    return _fit(todo, taken, weight, FREE, start, PRIOR, np.array([SURE.get(name, 0.33) for name in FREE]))
+
+
+def _fit(
+    todo: Work, taken: Floats, weight: Floats, names: Sequence[str], start: Rates, prior: Rates, sure: Floats
+) -> Rates:
+    expected = np.log([getattr(prior, name) for name in names])
+
+    def rates(logs: Floats) -> Rates:
+        return replace(start, **{name: float(np.exp(x)) for name, x in zip(names, logs, strict=True)})
+
+    def residuals(logs: Floats) -> Floats:
+        off = (np.log(spent(todo, rates(logs)).total) - taken) / SCALE
+        soft = np.sign(off) * np.sqrt(2 * (np.sqrt(1 + off**2) - 1))
+        return np.concatenate([weight * soft, (logs - expected) / sure])
+
+    begin = np.log([getattr(start, name) for name in names])
+    return rates(least_squares(residuals, begin, max_nfev=60).x)
+
+
+def calibrate(rows: Sequence[Row], rates: Rates = RATES, at_most: int = 4) -> Rates:
+    """The rates for one's own cluster, from a few measured rows of it: `pace`, and the rates that matter most to them."""
+    rows = timed(rows)
+    if not rows:
+        raise UsageError("There is no row to calibrate with.", expected="Rows with a shape, a layout and a time.")
+    if not 1 <= at_most <= len(FREE):
+        raise UsageError(f"Not {at_most} efficiencies can be calibrated.", expected=f"1 to {len(FREE)}.")
+    todo, taken = stack([row.job for row in rows if row.job]), np.log([row.seconds or 1.0 for row in rows])
+    before = np.log(spent(todo, rates).total)
+    moves = {}
+    for name in FREE:
+        moved = replace(rates, **{name: getattr(rates, name) * 1.1})
+        change = (np.log(spent(todo, moved).total) - before) / np.log(1.1)
+        moves[name] = float(np.std(change)) if len(rows) > 1 else 0.0  # what is alike in all rows is the pace's
+    names = ["pace", *sorted(FREE, key=lambda name: -moves[name])[: at_most - 1]]
+    sure = np.array([PACE_SPREAD if name == "pace" else 0.15 for name in names])
+    found = _fit(todo, taken, np.ones(len(rows)), names, rates, rates, sure / 0.7)
+    return replace(found, own_rows=rates.own_rows + len(rows))
+
+
+def main(path: Path | None = None) -> None:
+    """Fits the shipped rates to the shipped rows."""
+    rates = fit(measured_rows())
+    held: dict[str, Any] = {name: round(value, 6) for name, value in asdict(rates).items()}
+    found = {"made by": "python -m glassformer.plan.calibration", "rates": held}
+    target = path or Path(__file__).parent / "data" / "rates.json"
+    target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The few efficiencies of the time model, each with a meaning: shares of full speed that are reached, and times that no
+peak explains. They are fitted once to measured steps (`calibration.fit`) and shipped in data/rates.json.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Shares of full speed that are reached, and times that no peak explains."""
+
+    products: float = 0.95
+    """Of the achievable peak, by products of 16 bits at well-fitting sizes."""
+    products_8: float = 0.85
+    """The same, of 8 bits."""
+    products_4: float = 0.6
+    """The same, of 4 bits."""
+    waves: float = 0.5
+    """How much of the loss by tiles and waves is felt: 0 none, 1 all."""
+    misaligned: float = 0.4
+    """Time that is added to products where only 8 divides a side."""
+    odd_heads: float = 4.0
+    """Times that unfused attention adds where 8 does not divide a head's width."""
+    pattern: float = 0.75
+    """Of the achievable peak, by fused attention."""
+    ported: float = 0.6
+    """Of that, by kernels of the generation before."""
+    biased: float = 0.6
+    """Of that, by kernels that add a bias to the scores."""
+    score: float = 12.0
+    """Vector operations for each score of the pattern."""
+    bandwidth: float = 0.7
+    """Of the memory's bandwidth, by norms, activations and the like."""
+    single: float = 2.0
+    """Times as many bytes where these are not fused."""
+    launch: float = 60e-6
+    """Seconds for each layer pass, whatever its size."""
+    expert_launch: float = 200e-6
+    """Seconds for each layer pass with experts, beside it, with the software of 2026."""
+    expert_progress: float = 1.5
+    """Times that these were longer a year before."""
+    scale_up: float = 0.7
+    """Of the link inside a domain."""
+    tensor_hidden: float = 0.5
+    """Share of tensor-parallel messages that overlap hides, where the software does it."""
+    scale_out: float = 0.6
+    """Of the links between domains, by the exchange of gradients and weights."""
+    hidden: float = 0.7
+    """Share of the computation under which exchanges of data-parallel ranks can hide."""
+    boundary: float = 0.5
+    """Share of the sends between stages that is exposed."""
+    exchange: float = 0.5
+    """Of the links, by the tokens' way to the experts."""
+    throttle: float = 0.15
+    """How the speed of products grows with the power that is there for them: (W / TFLOP/s) to this."""
+    deepspeed: float = 1.1
+    """Times that a stage takes in DeepSpeed's pipeline."""
+    straggler: float = 0.012
+    """Time that each doubling of the accelerators adds, beyond eight."""
+    stall: float = 0.02
+    """Seconds of each step on nothing of the above: data, host, bookkeeping."""
+    pace: float = 1.0
+    """Times that everything takes on one's own cluster, after `calibration.calibrate`."""
+    own_rows: int = 0
+    """Measured rows of one's own that these are calibrated with."""
+
+
+PRIOR = Rates()
+"""What one would guess before any measurement: the numbers above."""
+
+
+def _shipped() -> Rates:
+    text = (resources.files("glassformer.plan") / "data" / "rates.json").read_text(encoding="utf-8")
+    return Rates(**json.loads(text)["rates"])
+
+
+RATES = _shipped()
