@@ -27,10 +27,12 @@ from glassformer.plan.architecture import Architecture
 from glassformer.plan.campaigns import Campaign, campaigns, typical_utilisation
 from glassformer.plan.energy import PUE, power
 from glassformer.plan.flops import training
+from glassformer.plan.growth import multipliers, size_pairs
 from glassformer.plan.hardware import accelerator, data_rows
 from glassformer.plan.money import costs
 from glassformer.plan.precision import PRECISIONS
 from glassformer.plan.rows import Row, measured_rows
+from glassformer.plan.steptime import step_time
 
 Verdict = Literal["supported", "refuted", "depends"]
 
@@ -162,9 +164,16 @@ def ten_times() -> Claim:
         ("bad layout, 175B on 768 GPUs", "narayanan-t2-ptd-175B-768", "narayanan-t2-zero3-175B-768"),
     ):
         numbers[name] = _field(good, "tflops_per_accel_reported") / _field(bad, "tflops_per_accel_reported")
-    numbers["with 2 to 4 times the tokens, least"] = 2 * float(middle)
-    numbers["with 2 to 4 times the tokens, most"] = 4 * float(middle)
-    numbers["tokens in proportion"] = 10 * float(middle)
+    worse = numbers["bad layout, 530B on 2240 GPUs"]
+    for case, tokens, efficiency in (
+        ("and 3 times the tokens", 3.0, 1.0),
+        ("in a layout as bad as ZeRO-3 on 2240 GPUs", 1.0, 1 / worse),
+        ("and tokens in proportion, as is optimal", 10.0, 1.0),
+    ):
+        product = multipliers(float(middle), tokens, efficiency)["product"]
+        readings.append(
+            Reading(f"scenario: ten times the parameters {case}", product, product, 20, 40, "times", False)
+        )
     used = sorted({one for _, *both in pairs for one in both})
     return _claim("C4", "Ten times bigger costs 20 to 40 times more.", tuple(readings), numbers, used)
 
@@ -202,7 +211,8 @@ def doubling() -> Claim:
 
 def infrastructure() -> Claim:
     """C6: of a step, the time that its matrix products would take at the best that products reach on that hardware is
-    mathematics; all else (bandwidth, waiting for others, bubbles) is infrastructure."""
+    mathematics; all else (slower products, bandwidth, waiting for others, bubbles) is infrastructure. Beside it what
+    the planner's own split spends outside of products, in which slow products count as mathematics."""
     cases = (
         ("Llama 3 405B, 16,384 H100, bf16", "llama3-405b-16384-cp1"),
         ("GPT-3 175B, 512 H100, fp8", "mlperf-v3.1-gpt3-NVIDIA-H100-SXM-80GB-512"),
@@ -211,9 +221,12 @@ def infrastructure() -> Claim:
     )
     readings = []
     for case, name in cases:
-        other = 1 - mathematics_share(_row(name))
+        row, unit = _row(name), "share of a step, not mathematics"
+        other, least = 1 - mathematics_share(row), 1 / (1 + TOLERANCE)
+        readings.append(Reading(case, other, other, least, 1.0, unit))
+        split = _outside_products(row)
         readings.append(
-            Reading(case, other, other, 1 / (1 + TOLERANCE), 1.0, "share of a step, not mathematics")
+            Reading(f"{case}, outside products by the planner's split", split, split, least, 1.0, unit)
         )
     older, newer = accelerator("H200-SXM-141GB"), accelerator("B200")
     speeds = [
@@ -233,45 +246,6 @@ def infrastructure() -> Claim:
     )  # fmt: skip
 
 
-def size_pairs() -> list[tuple[float, str, str]]:
-    """Cost of ten times the parameters at equal tokens, of every two measured steps of one source, accelerator,
-    precision and length whose parameters differ 8 to 12.5 times; with their ids."""
-    alike: dict[tuple[str, ...], list[Row]] = {}
-    for row in _steps():
-        f = row.fields
-        if row.task == "pretrain" and f["params"] and f["tokens_per_s_per_accel"]:
-            key = (f["source"], f["accelerator"], f["precision"], f["seq_len"])
-            alike.setdefault(key, []).append(row)
-    found = []
-    for rows in alike.values():
-        for small, large in itertools.permutations(rows, 2):
-            bigger = float(large.fields["params"]) / float(small.fields["params"])
-            if 8 <= bigger <= 12.5:
-                dearer = float(small.fields["tokens_per_s_per_accel"]) / float(
-                    large.fields["tokens_per_s_per_accel"]
-                )
-                found.append((dearer ** (math.log(10) / math.log(bigger)), small.id, large.id))
-    return found
-
-
-def multipliers(
-    parameters: float,
-    tokens: float,
-    efficiency: float = 1.0,
-    recompute: float = 1.0,
-    bubble: float = 1.0,
-    goodput: float = 1.0,
-    price: float = 1.0,
-) -> dict[str, float]:
-    """How much dearer one run is than another, as the product of what differs: ratios of large to small, each of which
-    raises the cost but efficiency and goodput, which divide it."""
-    parts = {
-        "parameters": parameters, "tokens": tokens, "efficiency": 1 / efficiency, "recompute": recompute,
-        "bubble": bubble, "goodput": 1 / goodput, "price": price,
-    }  # fmt: skip
-    return {**parts, "product": math.prod(parts.values())}
-
-
 def mathematics_share(row: Row) -> float:
     """Matrix products at the best speed measured for them, as a share of the step."""
     job = row.job
@@ -284,6 +258,13 @@ def mathematics_share(row: Row) -> float:
         done = training(job.architecture, job.length) * job.tokens
         used = done / (row.seconds * float(row.fields["n_accel"]) * kind.peak(peak))
     return used / kind.achievable[peak]
+
+
+def _outside_products(row: Row) -> float:
+    """Share of the step that the planner spends on anything but kernels of matrix products, fast or slow."""
+    assert row.job is not None
+    parts = {one["part"]: one["share"] for one in step_time(row.job).split()}
+    return 1 - sum(float(parts[name]) for name in ("matmul", "pattern", "head", "recompute"))
 
 
 def _half_passed(source: str, chosen: Callable[[Row], bool]) -> float:
