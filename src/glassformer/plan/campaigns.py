@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from glassformer.plan.architecture import Architecture
@@ -52,6 +53,13 @@ _CIRCULAR = (
 )
 """Their utilisation is FLOPs by hours, or their hours and FLOPs come from one estimate, or (DeepSeek-V3) hours are
 stated for each trillion tokens."""
+_UNSAID = {
+    "A100": "A100-SXM-40GB",
+    "H100": "H100-SXM-80GB",
+    "V100": "V100-SXM2-32GB",
+    "H800": "H800-SXM-80GB",
+}
+"""Where only the generation is named."""
 _NOT_A_RUN = ("codellama-all", "llama32-1b", "patterson-evolved-nas")
 """Twelve models, a distillation and a search."""
 _GUESSED = ("speculative", "inference", "Epoch", "assumption", "coarse", "planned")
@@ -112,9 +120,10 @@ class Held:
     def row(self) -> dict[str, Any]:
         one = self.campaign
         return {
-            "run": one.id, "given": "speed" if one.utilisation else "hardware and model", "computed": self.computed.value,
-            "low": self.computed.low, "high": self.computed.high, "published": one.hours, "error": self.error,
-            "holds": self.holds, "hours": "guessed" if one.guessed else "published",
+            "run": one.id, "given": "speed" if one.utilisation else "hardware and model",
+            "computed": self.computed.value, "low": self.computed.low, "high": self.computed.high,
+            "published": one.hours, "error": self.error, "holds": self.holds,
+            "hours": "guessed" if one.guessed else "published",
         }  # fmt: skip
 
 
@@ -142,16 +151,7 @@ def overhead() -> Between:
 
 def left_out() -> list[Held]:
     """Every campaign that is not circular, computed from the others."""
-    known = _evidence()
-    found = []
-    for one in known:
-        others = [other for other in known if other is not one]
-        known_of = (one.parameters, one.accelerators, one.length)
-        computed = _computed(
-            one.flops, one.kind, one.precision, one.utilisation, known_of, others, exclude=one.model
-        )
-        found.append(Held(one, computed))
-    return found
+    return [Held(one, foresee(one)) for one in _evidence()]
 
 
 def runs_like(
@@ -176,9 +176,16 @@ def runs_like(
 
 
 @cache
-def campaigns() -> tuple[Campaign, ...]:
-    """All whose FLOPs and hours are known."""
-    return tuple(one for row in data_rows("training_runs") if (one := _read(row)))
+def campaigns(path: Path | None = None) -> tuple[Campaign, ...]:
+    """All whose FLOPs and hours are known; of another table with the same columns, where `path` names one."""
+    return tuple(one for row in data_rows("training_runs", path) if (one := _read(row)))
+
+
+def foresee(one: Campaign) -> Between:
+    """Hours of a campaign, from all shipped ones but itself."""
+    others = [other for other in _evidence() if other.id != one.id]
+    known_of = (one.parameters, one.accelerators, one.length)
+    return _computed(one.flops, one.kind, one.precision, one.utilisation, known_of, others, exclude=one.model)
 
 
 def typical_utilisation(
@@ -312,7 +319,7 @@ def _generation(kind: Accelerator) -> str:
 
 
 def _read(row: Mapping[str, str]) -> Campaign | None:
-    name = "A100-SXM-40GB" if row["accelerator"] == "A100" else row["accelerator"]
+    name = _UNSAID.get(row["accelerator"], row["accelerator"])
     hours = _number(row, "accel_hours")
     if hours is None and row["n_accel"] and row["wall_days"]:
         hours = 24 * float(row["n_accel"]) * float(row["wall_days"])
@@ -320,9 +327,7 @@ def _read(row: Mapping[str, str]) -> Campaign | None:
     if not (hours and flops and name in accelerators()) or row["id"].startswith(_NOT_A_RUN):
         return None
     kind = accelerators()[name]
-    precision = PRECISIONS[row["precision"].split()[0] if row["precision"] else "bf16"]
-    if precision.peak not in kind.peaks and precision.peak == "bf16":
-        precision = PRECISIONS["fp16"]
+    precision = _precision(row["precision"], kind)
     utilisation, speed = _speed(row, flops, kind.peak(precision.peak))
     parameters = _number(row, "params_active") or _number(row, "params_total")
     count, length = _number(row, "n_accel"), _number(row, "seq_len")
@@ -331,6 +336,14 @@ def _read(row: Mapping[str, str]) -> Campaign | None:
         _number(row, "tokens"), flops, hours, utilisation, speed, row["id"].startswith(_CIRCULAR),
         any(word in row["hours_kind"] for word in _GUESSED), int(length) if length else 2048, row["source"],
     )  # fmt: skip
+
+
+def _precision(words: str, kind: Accelerator) -> Precision:
+    """As named; 16 bits where nothing is, or where the hardware has no such products."""
+    named = next((name for name in ("fp32", "fp8", "fp16", "bf16") if name in words.lower()), "bf16")
+    if named == "fp32" or PRECISIONS[named].peak in kind.peaks:
+        return PRECISIONS[named]
+    return PRECISIONS["bf16" if "bf16" in kind.peaks else "fp16"]
 
 
 def _flops(row: Mapping[str, str]) -> float | None:

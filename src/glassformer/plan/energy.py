@@ -3,15 +3,17 @@
     P(u) = P_idle + (P_busy - P_idle) u          u: share of the time in which accelerators compute and do not wait
 
 P_busy of an accelerator is what was metered in nodes of its kind (data/energy.csv), each reading brought to u = 1;
-where nobody metered it, its TDP times what the nearest kin draw for each watt of theirs, with a wider interval. An H100
-node in MLPerf v4.0 takes 856 W for each GPU in GPT-3 pretraining, 895 W where a single node fine-tunes and 636 W where
-64 nodes wait for each other; TDP is 700 W. PUE, what the building adds, is 1.1 to 1.25 and the user's to say. Carbon is E times the grid's kg/kWh, which differs fiftyfold between countries: there is no default.
+where nobody metered it, its TDP times what the nearest kin draw for each watt of theirs, with a wider interval. An
+H100 node in MLPerf v4.0 takes 856 W for each GPU in GPT-3 pretraining, 895 W where a single node fine-tunes and 636 W
+where 64 nodes wait for each other; TDP is 700 W. PUE, what the building adds, is 1.1 to 1.25 and the user's to say.
+Carbon is E times the grid's kg/kWh, which differs fiftyfold between countries: there is no default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -62,10 +64,12 @@ class Power:
     """What it is taken from."""
 
 
-def readings() -> list[Reading]:
-    """Runs metered at nodes: at the wall, or with the host's share. GPU-only meters and DC twins are left out."""
+def readings(path: Path | None = None) -> list[Reading]:
+    """Runs metered at nodes: at the wall, or with the host's share. GPU-only meters and DC twins are left out.
+
+    Of another table, where `path` names one."""
     found = []
-    for row in data_rows("energy"):
+    for row in data_rows("energy", path):
         whole = row["scope"].startswith(("AC input", "system incl. host", "measured system"))
         if not (whole and row["mean_power_per_accel_w"]):
             continue
@@ -120,8 +124,8 @@ def carbon_tonnes(energy: Between, kilograms_per_kwh: float) -> Between:
             f"A grid that emits {kilograms_per_kwh:g} kg for each kWh.",
             expected="0 to about 1; grams are not meant.",
         )
-    tonnes = (one * kilograms_per_kwh for one in (energy.value, energy.low, energy.high))
-    return Between(*tonnes, share=energy.share)
+    factor = kilograms_per_kwh
+    return Between(energy.value * factor, energy.low * factor, energy.high * factor, energy.share)
 
 
 def epoch_rule(kind: Accelerator) -> float:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,10 +115,10 @@ def mtbf(nodes: float, rate: float) -> float:
     return 24 / (nodes * rate / 1000)
 
 
-def records() -> list[Record]:
-    """The published systems whose rate is known: counted, or printed with its node-days."""
+def records(path: Path | None = None) -> list[Record]:
+    """The published systems whose rate is known: counted, or printed with its node-days. Or those of another table."""
     found = []
-    for row in data_rows("failures"):
+    for row in data_rows("failures", path):
         if not (row["failures_per_1000_node_days"] and row["nodes"] and row["days"]):
             continue
         node_days = float(row["nodes"]) * float(row["days"])

@@ -146,7 +146,7 @@ def write_seconds(size: float, nodes: float, *, storage: float | None = None) ->
     if storage:
         return Between(size / storage, size / storage, size / storage, 0.8)
     seen = _node_bandwidths()
-    slow, middle, fast = np.quantile([one / n for one, n in seen], [0.1, 0.5, 0.9])
+    slow, middle, fast = (float(one) for one in np.quantile([one / n for one, n in seen], [0.1, 0.5, 0.9]))
     most_nodes, most = max(n for _, n in seen), max(one for one, _ in seen)
     if nodes <= most_nodes:
         return Between(size / (middle * nodes), size / (fast * nodes), size / (slow * nodes), 0.8)

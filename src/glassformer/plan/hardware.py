@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from glassformer.errors import UsageError, nearest
 
@@ -73,9 +74,10 @@ def accelerators() -> Mapping[str, Accelerator]:
     return {row["accelerator"]: _read(row) for row in data_rows("accelerators")}
 
 
-def data_rows(name: str) -> list[dict[str, str]]:
-    """The lines of one of this room's tables, `data/<name>.csv`."""
-    text = (resources.files("glassformer.plan") / "data" / f"{name}.csv").read_text(encoding="utf-8")
+def data_rows(name: str, path: Path | None = None) -> list[dict[str, str]]:
+    """The lines of one of this room's tables, `data/<name>.csv`; of another with the same columns, where `path` is."""
+    shipped = resources.files("glassformer.plan") / "data" / f"{name}.csv"
+    text = (path or shipped).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

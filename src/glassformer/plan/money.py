@@ -38,7 +38,7 @@ NETWORK = 0.19
 ELECTRICITY = Between(0.0806, 0.067, 0.083, 0.8)
 """$/kWh, industry in the USA: 2023, and the least and most of 2014 to 2025 (EIA, by Epoch)."""
 EXPERIMENTS = Between(2.2, 1.37, 3.5, 0.8)
-"""All compute for that of the final run: 1.2 to 4 with 90 %, by BLOOM (2.7), OPT (2) and others; here the middle 80 %."""
+"""All compute by that of the final run: 1.2 to 4 with 90 %, from BLOOM (2.7), OPT (2) and others; here the 80 %."""
 STAFF = Between(0.39, 0.29, 0.49, 0.8)
 """Of the whole project."""
 TERMS = ("on demand", "1 year", "3 years")
@@ -87,7 +87,10 @@ class Costs:
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {"basis": one.basis, "usd": one.usd.value, "low": one.usd.low, "high": one.usd.high, "year": one.year, "source": one.source}
+            {
+                "basis": one.basis, "usd": one.usd.value, "low": one.usd.low, "high": one.usd.high, "year": one.year,
+                "source": one.source,
+            }
             for one in (*self.cloud, self.owned, self.project)
         ]  # fmt: skip
 
@@ -154,7 +157,7 @@ def cloud_price(kind: Accelerator, term: str = "on demand", year: int | None = N
 
 
 def server_price(kind: Accelerator, year: int | None = None) -> Price:
-    """Dollars for one accelerator with its share of a server: median, cheapest and dearest of the quotes up to `year`."""
+    """Dollars for one accelerator with its share of a server: median and ends of the quotes up to `year`."""
     every = [row for row in data_rows("purchases") if row["accelerator"] == kind.name]
     quotes = [row for row in every if year is None or int(row["date"][:4]) <= year] or every
     if not quotes:

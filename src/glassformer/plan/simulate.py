@@ -14,7 +14,7 @@ rate of failures of a run is itself drawn from what published systems show (`fai
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from glassformer.plan.goodput import Saving, goodput
 Array = NDArray[np.float64]
 
 DRAWS = 400
+LONGEST = 20.0
+"""Times its work that a run is played for at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,7 @@ def draw(
 ) -> Ends:
     """Many runs at once. With `rate`, each has its own mean time between failures, on so many nodes."""
     chance = np.random.default_rng(seed)
-    mtbf = np.full(runs, course.mtbf)
-    if rate is not None:
-        mtbf = 86_400 * 1000 / (nodes * chance.choice(rate.draws, runs))
+    mtbf = _mtbf(course, rate, nodes, runs, chance)
     whole = np.full(runs, course.segments)
     failures, lost = _tries(chance, whole, course.segment, mtbf)
     again, waiting = _restarts(chance, failures, course.restart + course.saving.write, mtbf)
@@ -138,6 +138,12 @@ def draw(
     stops = chance.poisson(course.planned_per_day * others)
     seconds = seconds + rewinds * (course.rewind + course.restart) + stops * course.planned_stop
     return Ends(seconds, failures + again, course.work)
+
+
+def _mtbf(course: Course, rate: Rate | None, nodes: float, runs: int, chance: np.random.Generator) -> Array:
+    if rate is None:
+        return np.full(runs, course.mtbf)
+    return 86_400 * 1000 / (nodes * chance.choice(rate.draws, runs))
 
 
 def _tries(chance: np.random.Generator, whole: Array, length: float, mtbf: Array) -> tuple[Array, Array]:
@@ -174,11 +180,15 @@ def _sum_of_cut(chance: np.random.Generator, count: Array, length: float, mtbf: 
         return np.where(count > 0, chance.gamma(shape, around / mean), 0.0)
 
 
-def play(course: Course, *, runs: int = 20, seed: int = 0) -> Ends:
-    """The same, event by event; as many runs as asked for, one after the other."""
+def play(
+    course: Course, *, rate: Rate | None = None, nodes: float = 1, runs: int = 20, seed: int = 0
+) -> Ends:
+    """The same, event by event, one run after the other. One that takes `LONGEST` times its work is given up, and
+    counts as that long."""
     ended, counted = np.empty(runs), np.empty(runs)
+    every = _mtbf(course, rate, nodes, runs, np.random.default_rng(seed))
     for run in range(runs):
-        cluster = _Cluster(course, np.random.default_rng((seed, run)))
+        cluster = _Cluster(replace(course, mtbf=float(every[run])), np.random.default_rng((seed, run)))
         ended[run] = cluster.run()
         counted[run] = cluster.failures
     return Ends(ended, counted, course.work)
@@ -210,7 +220,8 @@ class _Cluster:
         ):
             self.clock.process(self.owe(per_day, seconds))
         self.clock.process(self.slow_accelerators())
-        self.clock.run(until=training)
+        given_up = self.clock.timeout(LONGEST * course.work)
+        self.clock.run(until=training | given_up)
         return float(self.clock.now)
 
     def train(self) -> Generator[Any, Any, None]:
