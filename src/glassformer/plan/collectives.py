@@ -62,12 +62,18 @@ def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1) -
     return np.where(stays | (accelerator.scale_out == 0), accelerator.scale_up, outside)
 
 
-def exchange_seconds_per_byte(accelerator: Accelerator, ranks: Number, inner: Number = 1) -> Number:
-    """Of an all-to-all: the part that stays in the domain and the part that leaves it go at the same time."""
-    inside = np.maximum(1, np.minimum(ranks, accelerator.domain // np.maximum(1, np.asarray(inner))))
-    leaves = 1.0 - inside / np.maximum(1, ranks)
-    out = leaves / (accelerator.scale_out or accelerator.scale_up)
-    return np.maximum(out, (1.0 - leaves) / accelerator.scale_up)
+def exchange_seconds(accelerator: Accelerator, token: Number, copies: int, ranks: Number) -> Number:
+    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`.
+
+    Copies to experts in the own domain take its inner links. To each other domain that holds any of its experts a token
+    is sent once, and copied there: with k copies and g domains, (g - 1) (1 - (1 - 1/g)^k) times on average.
+    """
+    ranks = np.maximum(1.0, np.asarray(ranks, float))
+    domains = np.maximum(1.0, ranks / accelerator.domain)
+    within = copies * (1.0 - 1.0 / np.minimum(ranks, accelerator.domain))
+    leaving = (domains - 1.0) * (1.0 - (1.0 - 1.0 / domains) ** copies)
+    outer = leaving / (accelerator.scale_out or accelerator.scale_up)
+    return token * np.maximum(within / accelerator.scale_up, outer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ class Software:
     """Fused attention adds a bias to the scores (ALiBi), which its kernels do more slowly."""
     fused_elements: bool = True
     """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
+    fixed_capacity: bool = False
+    """Every expert takes a fixed number of tokens and drops the rest: the host need not wait for their counts."""
     graphs: bool = False
     """Kernels are launched from a recorded graph: the host never keeps them waiting."""
     tensor_overlap: bool = False

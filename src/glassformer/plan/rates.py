@@ -37,12 +37,14 @@ class Rates:
     """Of the memory's bandwidth, by norms, activations and the like."""
     single: float = 2.0
     """Times as many bytes where these are not fused."""
-    launch: float = 60e-6
-    """Seconds for each layer pass, whatever its size."""
-    expert_launch: float = 200e-6
-    """Seconds for each layer pass with experts, beside it, with the software of 2026."""
-    expert_progress: float = 1.5
-    """Times that these were longer a year before."""
+    launch: float = 300e-6
+    """Seconds that the host takes for each layer pass, while the accelerator works on the last."""
+    expert_launch: float = 500e-6
+    """The same, beside it, for a layer with experts, with the software of 2026."""
+    expert_each: float = 100e-6
+    """The same, for each expert that the rank holds."""
+    expert_progress: float = 1.3
+    """Times that the last two were longer a year before."""
     scale_up: float = 0.7
     """Of the link inside a domain."""
     tensor_hidden: float = 0.5

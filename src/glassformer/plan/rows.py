@@ -290,11 +290,18 @@ def _software(line: Mapping[str, str]) -> Software:
     by_hand = vendor or source.startswith(("narayanan", "korth", "bloom", "bigscience", "mtnlg", "megascale", "glm"))
     compiled = source.startswith(("torchtitan", "nanogpt")) and not line["note"].startswith("none-compile")
     return Software(
-        year=year, engine=_engine(line), graphs=source == "mbridge" and year > 2026.4 and line["moe_experts"] != "", native_attention=_native(line, vendor),
+        year=year, engine=_engine(line), graphs=_graphs(line),
+        fixed_capacity="tokendrop" in line["model"], native_attention=_native(line, vendor),
         biased_attention=source == "llmfoundry", fused_elements=by_hand or compiled,
         tensor_overlap="async" in note or (source.startswith(("nemo", "mbridge", "mlperf", "megatron_h")) and year > 2023.3),
         offloaded="cpu adam" in note,
     )  # fmt: skip
+
+
+def _graphs(line: Mapping[str, str]) -> bool:
+    """Megatron-Bridge records whole steps of models with experts since 26.06, on Blackwell."""
+    blackwell = line["accelerator"].startswith(("B", "GB"))
+    return line["source"] == "mbridge" and _year(line) > 2026.4 and line["moe_experts"] != "" and blackwell
 
 
 def _engine(line: Mapping[str, str]) -> Literal["megatron", "deepspeed", "torch", "jax"]:

@@ -23,7 +23,7 @@ from glassformer.plan.collectives import (
     LATENCY,
     all_gather_bytes,
     all_reduce_bytes,
-    exchange_seconds_per_byte,
+    exchange_seconds,
     ring_bandwidth,
 )
 from glassformer.plan.flops import forward
@@ -78,6 +78,9 @@ class Work:
     expert_bytes: Number
     """Sorting tokens to experts and back."""
     expert_layers: Number
+    """Passes of layers with experts that are launched."""
+    local_experts: Number
+    """The same, times the experts that a rank holds in each."""
     pipeline: Number
     gather: Number
     """Weights gathered for each micro-batch and gradients scattered (ZeRO-3)."""
@@ -171,7 +174,9 @@ def work(job: Job) -> Work:
         optimizer=_optimizer_bytes(job, held_parameters, n_dp * c) / memory,
         accelerators=n_dp * t * p * c, imbalance=held * p / layers,
         expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
-        expert_layers=expert_layers / layers * held * (not job.software.graphs),
+        expert_layers=expert_layers / layers * held * (3.0 + again) * (not job.software.graphs),
+        local_experts=expert_layers / layers * held * (3.0 + again) * a.experts / ep
+        * (not job.software.graphs) * (not job.software.fixed_capacity),
         year=job.software.year, ported=float(not job.software.native_attention),
         biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
         watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
@@ -273,7 +278,7 @@ def _messages(
     frozen = job.trained is not None
     reduces = held * (4.0 + 2.0 * again)
     kv = 2.0 * wide * tokens * (a.kv_width if not a.latent else a.q_width)
-    routed = wide * tokens / t * a.active * a.width
+    routed = exchange_seconds(x, wide * tokens / t * a.width, a.active, ep)
     expert_layers = held * a.expert_layers / max(1, a.all_layers)
     ranks = n_dp * c
     sharding = np.asarray(lay.sharding)
@@ -298,8 +303,7 @@ def _messages(
         "tensor": reduces * all_reduce_bytes(whole, t) / ring_bandwidth(x, t, 1),
         "tensor_latency": np.where(t > 1, reduces * LATENCY, 0.0),
         "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t),
-        "expert": expert_layers * (4.0 + 2.0 * again) * routed * exchange_seconds_per_byte(x, ep, 1)
-        * np.where(ep > 1, 1.0, 0.0),
+        "expert": expert_layers * (4.0 + 2.0 * again) * routed,
         "pipeline": np.where(p > 1, 2.0 * v * whole / t / boundary, 0.0),
         "gather": np.where(sharding >= 3, weights, 0.0),
         "reduce": np.where(sharding >= 3, 0.0, update),
