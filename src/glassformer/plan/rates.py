@@ -21,6 +21,8 @@ class Rates:
     """The same, of 4 bits."""
     waves: float = 0.5
     """How much of the loss by tiles and waves is felt: 0 none, 1 all."""
+    shallow: float = 0.1
+    """Time that is added to products with sums of a thousand terms; twice as much for half as many."""
     misaligned: float = 0.4
     """Time that is added to products where only 8 divides a side."""
     odd_heads: float = 4.0
@@ -33,6 +35,8 @@ class Rates:
     """Of that, by kernels that add a bias to the scores."""
     score: float = 12.0
     """Vector operations for each score of the pattern."""
+    ring: float = 0.1
+    """Time that each further context rank adds to attention that goes around them (PyTorch)."""
     bandwidth: float = 0.7
     """Of the memory's bandwidth, by norms, activations and the like."""
     single: float = 2.0

@@ -210,7 +210,7 @@ def _layout(
         tensor, pipeline, context = layouts_like(a, accelerator, ranks, batch, tuned)
     data = max(1, ranks // (tensor * pipeline * context))
     alone = max(1, batch // data)
-    interleave = _int(line, "vp", 0) or _interleave(line, a, pipeline, context)
+    interleave = _int(line, "vp", 0) or _interleave(line, a, pipeline)
     chosen = Recompute.SELECTIVE
     if line["source"].startswith(("torchtitan", "maxtext")):
         chosen = Recompute.HALF  # every second product, or every second layer
@@ -260,12 +260,12 @@ def micro_like(
     return 1
 
 
-def _interleave(line: Mapping[str, str], a: Architecture, pipeline: int, context: int) -> int:
+def _interleave(line: Mapping[str, str], a: Architecture, pipeline: int) -> int:
     """Parts of a stage, where nobody says: about two layers each, in programs that know how to."""
     if pipeline == 1 or line["source"].startswith(("bigscience", "glm", "mtnlg")):
         return 1
     if line["source"].startswith("torchtitan"):
-        return 2 if "interleaved" in line["sharding_note"] or context > 1 else 1
+        return 2 if "interleaved" in line["sharding_note"] else 1
     return max(1, min(8, round(a.all_layers / pipeline / 2)))
 
 

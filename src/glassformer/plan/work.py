@@ -55,6 +55,8 @@ class Work:
     low: Number
     """1 where products are computed in 8 bits, 2 in 4, else 0."""
     product_bytes: Number
+    shallow: Number
+    """Products' seconds over a thousandth of the length of their sums: what filling and emptying a tile costs."""
     misaligned: Number
     """Products' seconds, weighed with how far sizes are from what tensor cores load at once."""
     pattern: Number
@@ -97,6 +99,8 @@ class Work:
     """1 where attention runs kernels of the generation before."""
     biased: Number
     """1 where attention adds a bias to its scores."""
+    ring: Number
+    """c - 1 where attention goes around context ranks step by step."""
     single: Number
     """1 where norms, activations and residuals are not fused."""
     tensor_overlap: Number
@@ -132,7 +136,7 @@ def work(job: Job) -> Work:
     frozen = job.trained is not None
     passes = (2.0 if frozen else 3.0) + again
 
-    products, whole, product_bytes, odd, fed = (0.0 for _ in range(5))
+    products, whole, shallow, product_bytes, odd, fed = (0.0 for _ in range(6))
     casts: Number = 0.0
     for one in a.products():
         if one.part == "head":
@@ -142,6 +146,8 @@ def work(job: Job) -> Work:
         seconds = copies * 2.0 * m * n * k / own
         whole = whole + seconds
         products = products + seconds / quantised(m, n, x.name)
+        sums = (1.0 / k + 1.0 / n + 1.0 / m) / 3.0  # forward, and the gradients of inputs and weights
+        shallow = shallow + seconds * 1000.0 * sums
         odd = odd + seconds * misaligned(n, k)
         product_bytes = product_bytes + copies * (m * k + m * n + n * k) * job.precision.activation
         fed = fed + many * one.used * (one.inputs + one.outputs) / t
@@ -163,6 +169,7 @@ def work(job: Job) -> Work:
     sent = _messages(job, tokens, t, p, c, v, ep, n_dp, held, again, held_parameters)
     return Work(
         micro_batches=micro, fill=(p - 1) / v, products=products * passes * share, whole=whole * passes * share,
+        shallow=shallow * passes * share,
         low=0.0 * micro + {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
         pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
@@ -178,7 +185,7 @@ def work(job: Job) -> Work:
         local_experts=expert_layers / layers * held * (3.0 + again) * a.experts / ep
         * (not job.software.graphs) * (not job.software.fixed_capacity),
         year=job.software.year, ported=float(not job.software.native_attention),
-        biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
+        ring=(c - 1.0) * (job.software.engine == "torch"), biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
         watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
         deepspeed=float(job.software.engine == "deepspeed"), **sent,
     )  # fmt: skip
