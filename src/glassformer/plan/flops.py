@@ -103,9 +103,6 @@ def training(
     frozen = 0.0
     if trained is not None:
         frozen = one.attention_products + one.feedforward + one.head  # their weights' gradients
-    again = {
-        Recompute.NONE: 0.0, Recompute.SELECTIVE: one.pattern, Recompute.FULL: one.layers,
-        Recompute.HALF: one.layers / 2,
-    }[recompute]  # fmt: skip
+    again = {Recompute.NONE: 0.0, Recompute.SELECTIVE: one.pattern, Recompute.FULL: one.layers}[recompute]
     added = 6.0 * trained if trained is not None else 0.0
     return 3 * one.total - frozen + added + again

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,6 @@ class Recompute(IntEnum):
     """The attention pattern (Korthikanti et al. 2022, 2205.05198)."""
     FULL = 2
     """Every layer, from what it read."""
-    HALF = 3
-    """Every second layer, or every second product of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +68,6 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Software:
-    """What the training program's kernels and schedules do, as far as it changes how long a step takes."""
-
-    year: float = 2026.0
-    """Of its release."""
-    engine: Literal["megatron", "deepspeed", "torch", "jax"] = "megatron"
-    """What runs the pipeline and the exchanges."""
-    native_attention: bool = True
-    """Fused attention is written for this generation (FlashAttention 3, cuDNN), not for the one before
-    (FlashAttention 2 on H100)."""
-    biased_attention: bool = False
-    """Fused attention adds a bias to the scores (ALiBi), which its kernels do more slowly."""
-    fused_elements: bool = True
-    """Norms, activations and residuals run in few kernels (torch.compile, XLA, kernels by hand), not one by one."""
-    fixed_capacity: bool = False
-    """Every expert takes a fixed number of tokens and drops the rest: the host need not wait for their counts."""
-    graphs: bool = False
-    """Kernels are launched from a recorded graph: the host never keeps them waiting."""
-    tensor_overlap: bool = False
-    """Tensor-parallel messages run under the products that they belong to (async TP, user buffers)."""
-    offloaded: bool = False
-    """The optimiser's states are in the host's memory, and it updates there."""
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """A training step to be planned."""
 
@@ -119,7 +92,6 @@ class Job:
     """Parameters that are trained (LoRA's adapters); all where None."""
     frozen_bytes: float = 2.0
     """A parameter, where it is frozen."""
-    software: Software = Software()
 
     @property
     def micro_batches(self) -> Number:
