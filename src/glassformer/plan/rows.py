@@ -17,6 +17,7 @@ from glassformer.plan.architecture import Architecture, Kind
 from glassformer.plan.hardware import accelerators, data_rows
 from glassformer.plan.layout import Job, Layout, Recompute
 from glassformer.plan.precision import PRECISIONS, Precision
+from glassformer.plan.row_software import as_it_was_run, completed, measured_as
 
 _RECOMPUTE = {"none": Recompute.NONE, "full": Recompute.FULL, "unknown": Recompute.NONE, "": Recompute.NONE}
 
@@ -37,7 +38,9 @@ class Row:
     seconds: float | None
     """A step."""
     bytes: float | None
-    """At the fullest accelerator."""
+    """At the fullest accelerator, as `bytes_are` says."""
+    bytes_are: str
+    """`allocated`, `reserved`, `device` or `activations`: see `measured_as`."""
     ran_out: bool
     recompute_known: bool
     fields: Mapping[str, str]
@@ -56,13 +59,13 @@ def measured_rows(path: Path | None = None) -> list[Row]:
 
 def read_row(line: Mapping[str, str]) -> Row:
     """One line of such a table."""
-    job, why = _job(line)
+    job, why = _job(completed(line))
     seconds = float(line["step_time_s"]) if line["step_time_s"] else None
     if seconds is None and job is not None and line["tokens_per_s_per_accel"]:
         seconds = job.tokens / (float(line["tokens_per_s_per_accel"]) * float(line["n_accel"]))
     return Row(
         line["id"], line["group"], line["source"], line["date"], line["task"], job, why, seconds,
-        _memory(line), line["oom"] == "yes", line["recompute"] in ("none", "full") or "selective" in line["recompute"],
+        _memory(line), measured_as(line), line["oom"] == "yes", line["recompute"] in ("none", "full") or "selective" in line["recompute"],
         dict(line),
     )  # fmt: skip
 
@@ -109,7 +112,7 @@ def _job(line: Mapping[str, str]) -> tuple[Job | None, str]:
         architecture, accelerators()[line["accelerator"]], _precision(line["precision"]), layout,
         batch=whole["global_batch_seqs"], length=whole["seq_len"],
     )  # fmt: skip
-    return job, ""
+    return as_it_was_run(job, line), ""
 
 
 def _int(line: Mapping[str, str], name: str, otherwise: int) -> int:

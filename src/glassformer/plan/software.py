@@ -16,8 +16,9 @@ class Software:
     fused_kernels: bool = True
     """Norms and activations keep what they read and nothing else (compiled, Apex, Liger); otherwise each operation
     keeps its own, norms in float32."""
-    fused_loss: bool = False
-    """Logits and their gradient exist in 16 bits only: the float32 values stay inside one kernel."""
+    loss: Literal["in_place", "torch", "fused"] = "in_place"
+    """What exists of the logits at once: 16 bits, a float32 copy that the loss works in, and the gradient (Megatron); the
+    float32 logarithms besides (torch's cross-entropy); or 16-bit logits and gradient only (compiled, Liger)."""
     selective: Literal["attention", "operations"] = "attention"
     """What `Recompute.SELECTIVE` computes again: the attention pattern (Megatron), or every second product and all
     that is cheap (torchtitan's `op`)."""
@@ -26,7 +27,10 @@ class Software:
     schedule: Literal["1f1b", "gpipe"] = "1f1b"
     """GPipe (1811.06965) keeps every micro-batch of a step, 1F1B (2006.09503) those in flight."""
     offload_optimizer: bool = False
-    """Masters and the optimiser's numbers are in the host's memory."""
+    """Masters, the optimiser's numbers and sharded gradients are in the host's memory."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its shard,
+    keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient has come."""
     adapter: Literal["lora", "prefix", "scale"] = "lora"
     """Where only adapters are trained: matrices beside q and v (2106.09685), vectors that attention reads besides
-    (2303.16199), or a scale on every product (2304.15010), which keeps every product's output."""
+    (2303.16199), or norms and a scale on every product (2304.15010), which keeps every product's output."""
