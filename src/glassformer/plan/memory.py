@@ -38,7 +38,7 @@ COMMUNICATORS = 1.2e9
 BUCKET, LIVE = 5e8, 1e9
 """Numbers in each of DeepSpeed's two buckets (`reduce_bucket_size`, `allgather_bucket_size`), and those that its stage 3
 keeps gathered (`stage3_max_live_parameters`), by default."""
-FRAGMENTATION = 0.04
+FRAGMENTATION = 0.02
 """Of what comes and goes in a step, that the allocator holds and cannot give."""
 INTERVAL = (0.93, 1.10)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
