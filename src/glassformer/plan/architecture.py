@@ -116,6 +116,10 @@ class Architecture:
     latent: Latent | None = None
     widths: tuple[int, ...] = ()
     """Of a plain network: inputs, hidden layers, outputs."""
+    parallel: bool = False
+    """Attention and feed-forward read the same residual, side by side."""
+    config: ModelConfig | None = None
+    """What glassformer builds it from, where it does."""
     others: int = 0
     """Numbers that none of the above accounts for: token types, a pooler, a head's bias."""
 
@@ -130,6 +134,7 @@ class Architecture:
             learned_positions=config.context if config.positions == "learned" else 0, norm=config.norm,
             norms=layer_norms, bias=config.bias, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm,
             encoder_layers=config.num_encoder_layers if config.kind == "encoder-decoder" else 0,
+            parallel=config.parallel, config=config,
         )  # fmt: skip
         return replace(made, others=parameters(config).total - made.parameters.total)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.precision import Precision
+from glassformer.plan.software import Software
 
 Number = int | float | NDArray[Any]
 
@@ -91,7 +92,8 @@ class Job:
     trained: int | None = None
     """Parameters that are trained (LoRA's adapters); all where None."""
     frozen_bytes: float = 2.0
-    """A parameter, where it is frozen."""
+    """A parameter of a layer's matrices, where it is frozen."""
+    software: Software = Software()
 
     @property
     def micro_batches(self) -> Number:

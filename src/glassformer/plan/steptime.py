@@ -61,7 +61,9 @@ def spent(w: Work, r: Rates) -> StepTime:
     """Seconds of the work at these rates."""
     share = np.where(w.low == 2, r.products_4, np.where(w.low == 1, r.products_8, r.products))
     once = 1.0 / (1.0 + w.again / (1.0 - w.again))  # what is not recomputed, of what is
-    products = w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned + r.shallow * w.shallow
+    products = (
+        w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned + r.shallow * w.shallow
+    )
     clock = np.minimum(w.watts, 1.5) ** r.throttle
     matmul = np.hypot(products / (share * clock), w.product_bytes / r.bandwidth)
     kernel = r.pattern * clock * np.where(w.ported > 0, r.ported, 1.0)
@@ -69,7 +71,9 @@ def spent(w: Work, r: Rates) -> StepTime:
     pattern = (w.pattern + r.odd_heads * w.pattern_misaligned) / kernel + r.score * w.scores
     pattern = pattern * (1.0 + r.ring * w.ring)
     older = r.expert_progress ** np.clip(2026.0 - w.year, -1.0, 1.0)
-    host = r.launch * w.kernels + (r.expert_launch * w.expert_layers + r.expert_each * w.local_experts) * older
+    host = (
+        r.launch * w.kernels + (r.expert_launch * w.expert_layers + r.expert_each * w.local_experts) * older
+    )
     elements = w.elements * np.where(w.single > 0, r.single, 1.0)
     bandwidth = (elements + w.casts + w.expert_bytes) / r.bandwidth
     busy = matmul + pattern + bandwidth

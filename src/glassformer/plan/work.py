@@ -131,8 +131,8 @@ def work(job: Job) -> Work:
     memory = x.bandwidth
     sixteen = _achievable(job, _sixteen(job))
     own = _achievable(job, job.precision.peak)
-    mode = np.asarray(lay.recompute)
-    again = np.where(mode == Recompute.FULL, 1.0, np.where(mode == Recompute.HALF, 0.5, 0.0))
+    mode, operations = np.asarray(lay.recompute), job.software.selective == "operations"
+    again = np.where(mode == Recompute.FULL, 1.0, 0.5 * (mode == Recompute.SELECTIVE) * operations)
     frozen = job.trained is not None
     passes = (2.0 if frozen else 3.0) + again
 
@@ -156,7 +156,7 @@ def work(job: Job) -> Work:
     pattern, scores, unfused, head_width = _pattern(job, tokens, t)
     fused = job.fused_attention
     pattern_passes = (3.5 if fused else 3.0) + again
-    selective = np.where(np.asarray(lay.recompute) == Recompute.SELECTIVE, 0.0 if fused else 1.0, 0.0)
+    selective = np.where(mode == Recompute.SELECTIVE, 0.0 if fused or operations else 1.0, 0.0)
     pattern_passes = pattern_passes + selective
     pattern = pattern / sixteen * pattern_passes
     elements = _elements(job, tokens, read, t) * (3.0 + again) + unfused * pattern_passes
@@ -185,9 +185,9 @@ def work(job: Job) -> Work:
         local_experts=expert_layers / layers * held * (3.0 + again) * a.experts / ep
         * (not job.software.graphs) * (not job.software.fixed_capacity),
         year=job.software.year, ported=float(not job.software.native_attention),
-        ring=(c - 1.0) * (job.software.engine == "torch"), biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
+        ring=(c - 1.0) * (job.software.engine == "torch"), biased=float(job.software.biased_attention), single=float(not job.software.fused_kernels), tensor_overlap=float(job.software.tensor_overlap),
         watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
-        deepspeed=float(job.software.engine == "deepspeed"), **sent,
+        deepspeed=(p > 1.0) * (job.software.engine == "deepspeed"), **sent,
     )  # fmt: skip
 
 
@@ -222,9 +222,7 @@ def _pattern(job: Job, tokens: Number, t: Number) -> tuple[Number, Number, Numbe
     if a.kind == "network":
         return 0.0 * tokens, 0.0 * tokens, 0.0 * tokens, 64.0
     half = job.causal_half and job.fused_attention
-    one = forward(
-        a, job.length, read_length=job.read_length, convention="causal" if half else "full"
-    ).pattern
+    one = forward(a, job.length, read_length=job.read_length, convention="causal" if half else "full").pattern
     value = a.latent.value_width if a.latent else a.head_width
     scores = one / (2.0 * (a.head_width + value))
     unfused = 0.0 if job.fused_attention else UNFUSED_BYTES * scores
@@ -263,24 +261,37 @@ def _optimizer_bytes(job: Job, held: tuple[Number, Number], ranks: Number) -> Nu
     """
     if job.trained is not None:
         return 32.0 * job.trained / (np.asarray(job.layout.tensor) * job.layout.pipeline)
-    each = 2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
+    each = (
+        2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
+    )
     dense, experts = held
     divided = np.where(np.asarray(job.layout.sharding) >= 1, ranks, 1.0)
     expert_ranks = np.maximum(1.0, divided / np.asarray(job.layout.expert, float))
-    slower = job.accelerator.bandwidth / HOST_BANDWIDTH if job.software.offloaded else 1.0
+    slower = job.accelerator.bandwidth / HOST_BANDWIDTH if job.software.offload_optimizer else 1.0
     return each * slower * (dense / divided + experts / expert_ranks)
 
 
 def _messages(
-    job: Job, tokens: Number, t: Number, p: Number, c: Number, v: Number, ep: Number, n_dp: Number, held: Number,
-    again: Number, parameters: tuple[Number, Number],
+    job: Job,
+    tokens: Number,
+    t: Number,
+    p: Number,
+    c: Number,
+    v: Number,
+    ep: Number,
+    n_dp: Number,
+    held: Number,
+    again: Number,
+    parameters: tuple[Number, Number],
 ) -> dict[str, Number]:
     """Seconds of each kind of communication (reference: plan.md 3.4 for the volumes)."""
     a, x, lay = job.architecture, job.accelerator, job.layout
     wide = job.precision.activation
     # an encoder-decoder's layers see both rows, and its decoder sums once more for the cross-attention
     read = tokens * ((job.read_length or job.length) / job.length)
-    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(1, a.all_layers)
+    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(
+        1, a.all_layers
+    )
     whole = wide * stream * a.width
     frozen = job.trained is not None
     reduces = held * (4.0 + 2.0 * again)
