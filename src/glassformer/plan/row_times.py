@@ -19,6 +19,7 @@ def as_it_was_timed(job: Job, line: Mapping[str, str]) -> Job:
     vendor = source.startswith(VENDOR)
     by_hand = source.startswith(("narayanan", "korth", "bloom", "bigscience", "mtnlg", "megascale", "glm"))
     compiled = source.startswith(("torchtitan", "nanogpt")) and not line["note"].startswith("none-compile")
+    compiled = compiled or (source == "mleng" and job.software.fused_kernels)
     overlaps = source.startswith(("nemo", "mbridge", "mlperf", "megatron_h")) and year > 2023.3
     software = replace(
         job.software, year=year, engine=_engine(line), graphs=_graphs(line),
