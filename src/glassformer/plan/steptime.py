@@ -75,7 +75,7 @@ def spent(w: Work, r: Rates) -> StepTime:
         r.launch * w.kernels + (r.expert_launch * w.expert_layers + r.expert_each * w.local_experts) * older
     )
     elements = w.elements * np.where(w.single > 0, r.single, 1.0)
-    bandwidth = (elements + w.casts + w.expert_bytes) / r.bandwidth
+    bandwidth = (elements + w.casts + w.expert_bytes + w.accumulated) / r.bandwidth
     busy = matmul + pattern + bandwidth
     computed = np.hypot(busy, host)  # the host runs ahead of kernels that are long enough
     bandwidth = bandwidth + computed - busy

@@ -65,6 +65,8 @@ class Work:
     scores: Number
     elements: Number
     casts: Number
+    accumulated: Number
+    """Bytes of gradients added to those of the micro-batches before."""
     kernels: Number
     """Layer passes that are launched: of one micro-batch, one for each layer forward, two backward."""
     again: Number
@@ -164,6 +166,9 @@ def work(job: Job) -> Work:
     head = 2.0 * a.width * a.vocab * tokens / t if a.kind != "network" else 0.0 * tokens
     logits = tokens * a.vocab / t if a.kind != "network" else 0.0 * tokens
     held_parameters = _held(a, t, p, ep)
+    dense, of_experts = held_parameters
+    each = 2.0 * job.precision.gradient + (6.0 if job.software.engine == "deepspeed" else 0.0)
+    added = np.where(micro > 1.0, each * (dense + of_experts), 0.0) * (not frozen)
     expert_layers = float(a.expert_layers)
 
     sent = _messages(job, tokens, t, p, c, v, ep, n_dp, held, again, held_parameters)
@@ -174,7 +179,7 @@ def work(job: Job) -> Work:
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
         pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
         scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
-        elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
+        elements=elements * share / memory, casts=casts * share / memory, accumulated=added / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
         again=again / (3.0 + again),
         head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, a.vocab / t, x.name),
         head_bytes=logits * LOGIT_BYTES / memory, head_waits=np.where(uneven, 0.0, 1.0),
@@ -323,6 +328,7 @@ def _messages(
         "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t),
         "expert": expert_layers * (4.0 + 2.0 * again) * routed,
         "pipeline": np.where(p > 1, 2.0 * v * whole / t / boundary, 0.0),
-        "gather": np.where(sharding >= 3, weights, 0.0),
-        "reduce": np.where(sharding >= 3, 0.0, update),
+        # in a pipeline a stage's weights stay gathered over the micro-batches of a step (2407.21783, 3.3.2)
+        "gather": np.where((sharding >= 3) & (p == 1), weights, 0.0),
+        "reduce": np.where((sharding >= 3) & (p == 1), 0.0, update),
     }  # fmt: skip
