@@ -51,14 +51,17 @@ def seconds(wire: Number, bandwidth: Number, num_hops: Number = 1.0, latency: fl
     return np.where(np.asarray(wire) > 0, latency * num_hops + wire / bandwidth, 0.0)
 
 
-def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1) -> Number:
+def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, total: Number = np.inf) -> Number:
     """Bytes a second for each rank of a ring of `ranks`, whose neighbours are `inner` accelerators apart.
 
-    `inner` is how many accelerators of other groups lie between two members (the tensor ranks, for replicas).
+    `inner` is how many accelerators of other groups lie between two members (the tensor ranks, for replicas). A group
+    stays in its domain where groups of its size fill the domain, or where the domain holds all `total` accelerators.
     """
-    inside = np.maximum(1, np.minimum(ranks, accelerator.domain // np.maximum(1, np.asarray(inner))))
+    domain, ranks = accelerator.domain, np.asarray(ranks, float)
+    inside = np.maximum(1, np.minimum(ranks, domain // np.maximum(1, np.asarray(inner))))
     outside = np.minimum(inside * accelerator.scale_out, accelerator.scale_up)
-    stays = np.asarray(ranks) * inner <= accelerator.domain
+    span = ranks * inner
+    stays = (span <= domain) & ((np.mod(domain, span) == 0) | (np.asarray(total) <= domain))
     return np.where(stays | (accelerator.scale_out == 0), accelerator.scale_up, outside)
 
 

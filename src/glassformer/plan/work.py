@@ -305,9 +305,10 @@ def _messages(
     expert_layers = held * a.expert_layers / max(1, a.all_layers)
     ranks = n_dp * c
     sharding = np.asarray(lay.sharding)
-    ring = ring_bandwidth(x, ranks, t)
+    total = n_dp * t * p * c
+    ring = ring_bandwidth(x, ranks, t, total)
     dense, experts = parameters
-    expert_ring = ring_bandwidth(x, np.maximum(1, ranks / ep), t * ep)
+    expert_ring = ring_bandwidth(x, np.maximum(1, ranks / ep), t * ep, total)
     moved = 4.0 if frozen else job.precision.gradient + job.precision.weight
     update = moved * all_gather_bytes(dense, ranks) / ring
     update = update + moved * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
@@ -321,11 +322,11 @@ def _messages(
         weights = weights * np.maximum(1.0, ring / x.scale_out)
     weights = weights + held * 3.0 * RING_HOP * (ranks - 1)
     inner = t * c * n_dp
-    boundary = np.where(inner < x.domain, x.scale_up, x.scale_out or x.scale_up)
+    boundary = np.where((inner < x.domain) | (total <= x.domain), x.scale_up, x.scale_out or x.scale_up)
     return {
-        "tensor": reduces * all_reduce_bytes(whole, t) / ring_bandwidth(x, t, 1),
+        "tensor": reduces * all_reduce_bytes(whole, t) / ring_bandwidth(x, t, 1, total),
         "tensor_latency": np.where(t > 1, reduces * LATENCY, 0.0),
-        "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t),
+        "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t, total),
         "expert": expert_layers * (4.0 + 2.0 * again) * routed,
         "pipeline": np.where(p > 1, 2.0 * v * whole / t / boundary, 0.0),
         # in a pipeline a stage's weights stay gathered over the micro-batches of a step (2407.21783, 3.3.2)
