@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 import glassformer as gf
 from glassformer.cli.overrides import Values
-from glassformer.cli.terminal import ANSWER_IS_NO, columns, document, note, styled, table
+from glassformer.cli.terminal import ANSWER_IS_NO, columns, document, facts, heading, note, styled, table
 
 plan = App(name="plan", help="What a run will cost, before spending: time, memory, money, energy, failures.")
 
@@ -112,6 +112,34 @@ def hardware(*, json: bool = False) -> None:
 
     rows = hardware_rows()
     document({"hardware": rows}, "plan_hardware") if json else table(rows)
+
+
+@plan.command
+def claims(*, json: bool = False) -> None:
+    """Settle six claims about what training costs, each computed anew from published rows.
+
+    Args:
+        json: One JSON document instead of tables.
+    """
+    from glassformer.plan.claims import claims as settled
+
+    found = settled()
+    if json:
+        document({"claims": [claim_row(one) for one in found]}, "plan_claims")
+        return
+    for one in found:
+        heading(f"{one.name}: {one.text}")
+        print(f"{one.verdict}{f': {one.on}' if one.on else ''}")
+        table([{key: value for key, value in row.items() if key != "claim"} for row in one.rows()])
+        if one.numbers:
+            facts(one.numbers)
+        print(f"from {len(one.used)} rows: {', '.join(one.used[:6])}{', ...' if len(one.used) > 6 else ''}")
+
+
+def claim_row(one: Any) -> dict[str, Any]:
+    """A claim for another program."""
+    return {"name": one.name, "text": one.text, "verdict": one.verdict, "on": one.on, "readings": one.rows(),
+            "numbers": one.numbers, "used": list(one.used)}  # fmt: skip
 
 
 @plan.command

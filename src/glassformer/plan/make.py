@@ -182,7 +182,7 @@ def _resized(
     return replace(want, **changed, sources=said)
 
 
-def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
+def _layout(setting: Setting, want: Asked, count: int, *, quick: bool = False) -> Chosen:
     """The job with its layout."""
     assert want.batch is not None  # with_batch
     kind = pick_precision(want, setting.machine)
@@ -193,11 +193,12 @@ def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
     setting.machine.peak(kind.peak)
     if setting.layout is not None:
         return as_given(replace(job, layout=given_layout(setting.layout, count, job)), setting.rates)
+    if setting.own:
+        mine = min(want.micro_batch or want.batch, want.batch)
+        return as_given(replace(job, layout=Layout(micro_batch=mine)), setting.rates)
     try:
-        return chosen(job, count, setting.rates)
+        return chosen(job, count, setting.rates, quick=quick)
     except DoesNotFit as error:
-        if setting.own:
-            raise
         least = next((n for n in ladder(count + 1) if _fits(job, n)), None)
         raise DoesNotFit(
             error.what, expected=f"At least {least:,} of them." if least else "Another accelerator: no number of these does.",
@@ -207,7 +208,7 @@ def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
 
 def _fits(job: Job, count: int) -> bool:
     try:
-        chosen(job, count)
+        chosen(job, count, quick=True)
     except UsageError:
         return False
     return True
@@ -219,7 +220,7 @@ def _planned(
 ) -> Plan:  # fmt: skip
     """The plan for so many accelerators. `quick`: without what only the reader wants."""
     want = with_batch(with_tokens(want), count)
-    found = _layout(setting, want, count)
+    found = _layout(setting, want, count, quick=quick)
     job = found.job
     step, held = step_time(job, setting.rates), memory(job)
     made = numbers(want, job, step, held, own_machine=setting.own, calibrated=setting.calibrated, price=setting.price,
@@ -278,7 +279,7 @@ def _fewest(setting: Setting, want: Asked, days: float, *, must: bool = True) ->
 def _for_minutes(setting: Setting, want: Asked, count: int) -> Asked:
     """A recipe that trains for so many minutes: as many tokens as the steps of that time have."""
     once = replace(want, tokens=1.0)
-    found = _layout(setting, with_batch(once, count), count)
+    found = _layout(setting, with_batch(once, count), count, quick=True)
     seconds = float(step_time(found.job, setting.rates).total)
     steps = max(1, round((want.minutes or 0) * 60 / seconds))
     said = f"{want.sources['tokens']}: {want.minutes:g} minutes of steps of {one_value(seconds, 's')}"

@@ -13,14 +13,14 @@ from typing import Any
 
 from glassformer.plan.asked import Asked
 from glassformer.plan.campaigns import overhead
-from glassformer.plan.failures import Between, rate_of_next, recovery
+from glassformer.plan.course import outlook
+from glassformer.plan.failures import Between
 from glassformer.plan.flops import forward, training
-from glassformer.plan.goodput import best_interval, checkpoint_bytes, saving_asynchronous, stall_table
+from glassformer.plan.goodput import stall_table
 from glassformer.plan.intervals import product, spread, within
 from glassformer.plan.layout import Job
 from glassformer.plan.memory import FORMULAS, INTERVAL, Memory
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.simulate import Course, draw
 from glassformer.plan.steptime import StepTime
 
 NODE = 8
@@ -128,33 +128,29 @@ def _course(
 ) -> tuple[list[Quantity], Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
     """Failures, checkpoints and what they leave of the time."""
     n = int(job.layout.accelerators)
-    nodes = max(1.0, n / NODE)
     work = found["days_undisturbed"].value * 86_400
-    rate = rate_of_next()
-    size = checkpoint_bytes(found["parameters"].value, job.precision)
-    saving = saving_asynchronous(size, nodes, n)
-    back = recovery(n, restore=saving.write)
-    mtbf = rate.mtbf(nodes) * 3600
-    interval = min(best_interval(saving, mtbf, back.seconds), work)
-    ends = draw(Course(work, interval, saving, back.seconds), rate=rate, nodes=nodes)
-    r = rate.within(0.8)
-    fails = Quantity("failure_rate", r.value, r.low, r.high, "failures for each 1000 node-days", source=rate.source)
-    node = Quantity("nodes", nodes, unit="nodes", formula=f"n / {NODE}", inputs=(found["accelerators"],))
+    seen = outlook(work, parameters=found["parameters"].value, accelerators=n, per_node=min(n, NODE), precision=job.precision,
+                   step_seconds=found["step_seconds"].value)  # fmt: skip
+    course, back, ends = seen.course, seen.recovery, seen.ends
+    r = seen.rate.within(0.8)
+    fails = Quantity("failure_rate", r.value, r.low, r.high, "failures for each 1000 node-days", source=seen.rate.source)
+    node = Quantity("nodes", seen.nodes, unit="nodes", formula=f"n / {NODE}", inputs=(found["accelerators"],))
     between = product("mtbf_hours", [(node, -1), (fails, -1)], "h", constant=24_000, formula="24 h / (nodes r / 1000)")
-    stall = Quantity("stall", saving.stall, unit="s", formula="1 s + bytes of an accelerator / 10 GB/s: the copy to the host",
-                     inputs=(Quantity("checkpoint_bytes", size, unit="bytes",
-                                      formula="N x (weights + masters + two moments)"),))  # fmt: skip
+    size = Quantity("checkpoint_bytes", seen.checkpoint_bytes, unit="bytes", formula="N x (weights + masters + two moments)")
+    stall = Quantity("stall", course.saving.stall, unit="s", inputs=(size,),
+                     formula="1 s + bytes of an accelerator / 10 GB/s: the copy to the host")  # fmt: skip
     restart = Quantity("restart", back.seconds, unit="s",
                        formula="detect + reschedule + start + restore + warm up; data/failures.csv and 2509.16293",
                        inputs=tuple(Quantity(name, value, unit="s") for name, value in asdict(back).items()))  # fmt: skip
-    tau = Quantity("checkpoint_interval", interval, unit="s", inputs=(stall, between, restart),
+    tau = Quantity("checkpoint_interval", course.interval, unit="s", inputs=(stall, between, restart),
                    formula="sqrt(2 (M + R) delta + delta^2), and no shorter than a write (2410.18124)")  # fmt: skip
     broken, good, days = (ends.within(name) for name in ("interruptions", "goodput", "days"))
     if broken.value < 3:  # a median of few says little: the mean
         broken = Between(float(ends.interruptions.mean()), broken.low, broken.high, 0.8)
     interruptions = _between("interruptions", broken, "interruptions", "drawn 400 times: Poisson, with r drawn as well", (node, fails))
-    goodput = _between("goodput", good, "share", "work / time, drawn 400 times with failures, saves and restarts",
-                       (between, tau, stall, restart))  # fmt: skip
+    others = Quantity("evaluation", course.evaluation, unit="share", source="BLOOM: 12 min every 1000 steps")
+    goodput = _between("goodput", good, "share", "steps / time, drawn 400 times with failures, saves, restarts, evaluation, "
+                       "planned stops and rewinds", (between, tau, stall, restart, others))  # fmt: skip
     needed = product("days", [(found["days_undisturbed"], 1), (goodput, -1)], "days", formula="days undisturbed / goodput")
     spans = overhead()
     billed = Quantity("billed", 1.0, spans.low / spans.value, spans.high / spans.value,
@@ -163,16 +159,19 @@ def _course(
         billed = Quantity("billed", 1.0, source="nobody bills it")
     hours = product("accelerator_hours", [(needed, 1), (found["accelerators"], 1), (billed, 1)], "h", constant=24,
                     formula="24 x days x n x what is billed")  # fmt: skip
-    saved = work / interval * saving.stall / 86_400
-    again = broken.value * (back.seconds + saving.write) / 86_400
-    lost = max(0.0, days.value - work / 86_400 - saved - again)
-    parts = (("training", work / 86_400), ("saving", saved), ("restarts", again), ("work done again", lost))
-    told = stall_table(mtbf / 3600, back.seconds, work_days=work / 86_400, accelerators=n) if not own_machine else []
+    parts = {
+        "training": work / 86_400, "evaluation": course.evaluation * work / 86_400,
+        "saving": course.segments * course.saving.stall / 86_400,
+        "restarts": broken.value * (back.seconds + course.saving.write) / 86_400,
+        "planned stops and rewinds": course.stretch * days.value,
+    }  # fmt: skip
+    parts["work done again"] = max(0.0, days.value - sum(parts.values()))
+    told = stall_table(seen.mtbf_hours, back.seconds, work_days=work / 86_400, accelerators=n) if not own_machine else []
     stalls = [{"a checkpoint stalls for": f"{row['stall_seconds']:g} s", "saved every": f"{row['interval_minutes']:.3g} min",
                "goodput": f"{row['goodput']:.1%}", "days": row["days"], "accelerator hours lost": round(row["lost_accelerator_hours"])}
               for row in told]  # fmt: skip
     return ([between, tau, interruptions, goodput, needed, hours], stalls,
-            [{"part": name, "days": value} for name, value in parts])  # fmt: skip
+            [{"part": name, "days": value} for name, value in parts.items()])  # fmt: skip
 
 
 def _spent(
