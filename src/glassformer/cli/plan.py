@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cyclopts import App
 
@@ -122,24 +122,19 @@ def claims(*, json: bool = False) -> None:
         json: One JSON document instead of tables.
     """
     from glassformer.plan.claims import claims as settled
+    from glassformer.plan.lists import claim_rows
 
     found = settled()
     if json:
-        document({"claims": [claim_row(one) for one in found]}, "plan_claims")
+        document({"claims": [{**asdict(one), "readings": one.rows()} for one in found]}, "plan_claims")
         return
     for one in found:
         heading(f"{one.name}: {one.text}")
         print(f"{one.verdict}{f': {one.on}' if one.on else ''}")
-        table([{key: value for key, value in row.items() if key != "claim"} for row in one.rows()])
+        table(claim_rows(one))
         if one.numbers:
             facts(one.numbers)
         print(f"from {len(one.used)} rows: {', '.join(one.used[:6])}{', ...' if len(one.used) > 6 else ''}")
-
-
-def claim_row(one: Any) -> dict[str, Any]:
-    """A claim for another program."""
-    return {"name": one.name, "text": one.text, "verdict": one.verdict, "on": one.on, "readings": one.rows(),
-            "numbers": one.numbers, "used": list(one.used)}  # fmt: skip
 
 
 @plan.command

@@ -1,8 +1,8 @@
 """The layout of a run: the quickest that fits, or the one that the user gives; with what the next ones lose.
 
-    chosen(job, count)                      among all layouts (`search`); `job`'s own is ignored
-    chosen(job, count, quick=True)          among some thousand usual ones, while a count or a size is looked for
-    given_layout("tensor=8,pipeline=16", count, job)
+chosen(job, count)                      among all layouts (`search`); `job`'s own is ignored
+chosen(job, count, quick=True)          among some thousand usual ones, while a count or a size is looked for
+given_layout("tensor=8,pipeline=16", count, job)
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def chosen(job: Job, count: int, rates: Rates = RATES, *, quick: bool = False) -
     if not len(found.seconds):
         _usual(job, count, rates)  # says why
         why = ", ".join(f"{n:,} {reason}" for reason, n in found.impossible.items())
-        raise UsageError(f"None of {found.tried:,} layouts can be: {why}.", do="Give another --count or --batch.")
+        raise UsageError(
+            f"None of {found.tried:,} layouts can be: {why}.", do="Give another --count or --batch."
+        )
     first = replace(job, layout=found.best)
     rows = [_row(first, float(found.seconds[0]), "chosen")]
     rows += [
@@ -61,7 +63,9 @@ def chosen(job: Job, count: int, rates: Rates = RATES, *, quick: bool = False) -
          "loses on": one["where"]}
         for one in found.runners_up(_SHOWN)
     ]  # fmt: skip
-    return Chosen(first, rows, found.tried, len(found.seconds), _tempting(job, count, rates, float(found.seconds[0])))
+    return Chosen(
+        first, rows, found.tried, len(found.seconds), _tempting(job, count, rates, float(found.seconds[0]))
+    )
 
 
 def _usual(job: Job, count: int, rates: Rates) -> tuple[Layout, int, str]:
@@ -130,7 +134,9 @@ def given_layout(text: str, count: int, job: Job) -> Layout:
             raise UsageError(f"A layout has no {name!r};", expected=nearest(name, names))
         words = {one.name.lower(): int(one) for one in Recompute}
         if not sign or not (value.isdigit() or (name == "recompute" and value in words)):
-            raise UsageError(f"{part!r} is no part of a layout.", expected=f"{name}=NUMBER, such as {name}=8.")
+            raise UsageError(
+                f"{part!r} is no part of a layout.", expected=f"{name}=NUMBER, such as {name}=8."
+            )
         values[name] = words[value] if value in words else int(value)
     others = [values.get(name, 1) for name in ("tensor", "pipeline", "context")]
     divided = int(np.prod(others))
@@ -155,36 +161,59 @@ def check(job: Job) -> None:
     if a.kind != "network" and a.heads % int(lay.tensor):
         problems.append(f"{a.heads} heads do not divide among tensor={lay.tensor}")
     if int(lay.pipeline) * int(lay.interleave) > a.all_layers:
-        problems.append(f"{a.all_layers} layers are fewer than pipeline x interleave = {int(lay.pipeline) * int(lay.interleave)}")
+        problems.append(
+            f"{a.all_layers} layers are fewer than pipeline x interleave = {int(lay.pipeline) * int(lay.interleave)}"
+        )
     if job.length % int(lay.context):
         problems.append(f"rows of {job.length} tokens do not divide among context={lay.context}")
     if job.batch % (int(lay.data) * int(lay.micro_batch)):
-        problems.append(f"a batch of {job.batch:,} rows does not divide into data={lay.data} x micro_batch={lay.micro_batch}")
+        problems.append(
+            f"a batch of {job.batch:,} rows does not divide into data={lay.data} x micro_batch={lay.micro_batch}"
+        )
     if int(lay.expert) > 1 and (not a.experts or a.experts % int(lay.expert)):
         problems.append(f"{a.experts} experts do not divide among expert={lay.expert}")
     if not 0 <= int(lay.sharding) <= 3:
         problems.append(f"sharding={lay.sharding} is no stage of ZeRO (0 to 3)")
     if problems:
-        raise UsageError(f"The layout is impossible: {'; '.join(problems)}.", do="Change --layout, --batch or --length.")
+        raise UsageError(
+            f"The layout is impossible: {'; '.join(problems)}.", do="Change --layout, --batch or --length."
+        )
 
 
 def in_words(layout: Layout) -> str:
     """`dp 128, tp 8, pp 16`; what is 1 is left out."""
     said = [f"{short} {getattr(layout, name)}" for name, short in _SHORT.items()
             if int(getattr(layout, name)) > (0 if name == "sharding" else 1) or name == "data"]  # fmt: skip
-    again = {Recompute.SELECTIVE: "recompute attention", Recompute.FULL: "recompute all"}.get(Recompute(int(layout.recompute)))
+    again = {Recompute.SELECTIVE: "recompute attention", Recompute.FULL: "recompute all"}.get(
+        Recompute(int(layout.recompute))
+    )
     return ", ".join([*said, *([again] if again else [])])
 
 
 def _row(job: Job, took: float, name: str) -> dict[str, Any]:
     needs = float(memory(job).total)
-    return {"which": name, "layout": in_words(job.layout), "step": f"{took:.3g} s", "memory": show_bytes(needs)}
+    return {
+        "which": name,
+        "layout": in_words(job.layout),
+        "step": f"{took:.3g} s",
+        "memory": show_bytes(needs),
+    }
 
 
 def _candidates(job: Job, count: int) -> Layout:
     found = list(_each(job, count))
     columns = np.array(found, dtype=np.int64).reshape(-1, 9).T
-    names = ("data", "tensor", "pipeline", "interleave", "context", "expert", "sharding", "micro_batch", "recompute")
+    names = (
+        "data",
+        "tensor",
+        "pipeline",
+        "interleave",
+        "context",
+        "expert",
+        "sharding",
+        "micro_batch",
+        "recompute",
+    )
     return Layout(**dict(zip(names, columns, strict=True)))
 
 
@@ -203,11 +232,15 @@ def _each(job: Job, count: int) -> Iterator[tuple[int, ...]]:
                 yield from _inner(a, job.batch, modes, count // (t * c * p), t, c, p)
 
 
-def _inner(a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, c: int, p: int) -> Iterator[tuple[int, ...]]:
+def _inner(
+    a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, c: int, p: int
+) -> Iterator[tuple[int, ...]]:
     if batch % n:
         return
     interleaves = [v for v in (1, 2, 3, 4, 6, 8) if p > 1 and p * v <= a.all_layers] or [1]
-    experts = [x for x in _powers(max(1, a.experts)) if not a.experts or (a.experts % x == 0 and (n * c) % x == 0)]
+    experts = [
+        x for x in _powers(max(1, a.experts)) if not a.experts or (a.experts % x == 0 and (n * c) % x == 0)
+    ]
     for micro in _powers(min(64, batch // n)):
         if batch % (n * micro):
             continue
