@@ -55,7 +55,8 @@ def test_each_of_the_ten_numbers_has_an_interval_and_opens_to_what_was_given_or_
 
 
 _PARTS_OF_RESTART = {"detect", "reschedule", "init", "restore", "warm_up", "final run", "people", "servers", "network",
-                     "energy", "experiments and failed runs", "tokens_per_step", "norms", "biases", "others"}  # fmt: skip
+                     "energy", "experiments and failed runs", "tokens_per_step", "norms", "biases",
+                     "others"}  # fmt: skip
 """Whose sum says in its own formula or source where they are from."""
 
 

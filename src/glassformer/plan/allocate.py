@@ -7,9 +7,9 @@ F(N), the training FLOPs of one token, is counted on a model of that size (`usua
     serving     the budget also pays for T tokens that will be served: F D + F_forward T = C  (after 2401.00448)
     data        only U tokens are unique; further passes over them are worth less (Muennighoff et al. 2023, 2305.16264)
 
-How sure: two bootstrap fits of one set of runs differ by a turn of the line ln N* = a ln C + k about the middle C0 of the
-runs, so sigma(ln N*) = sigma(a) |ln(C / C0)|. For the Chinchilla points that is 0.0198 |ln(C / 1.55e19)|, which gives the
-intervals of D / N that a bootstrap of them has at 5.76e23 (10 to 29) and at 1e26 (6.5 to 32).
+How sure: two bootstrap fits of one set of runs differ by a turn of the line ln N* = a ln C + k about the middle C0 of
+the runs, so sigma(ln N*) = sigma(a) |ln(C / C0)|. For the Chinchilla points that is 0.0198 |ln(C / 1.55e19)|, which
+gives the intervals of D / N that a bootstrap of them has at 5.76e23 (10 to 29) and at 1e26 (6.5 to 32).
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def best_size(
     near = sizes[losses <= 1.01 * best_loss]
     flat = [
         {
-            "size": factor, "parameters": float(sizes[at] * factor), "tokens": float(np.interp(sizes[at] * factor, sizes, tokens_of)),
+            "size": factor, "parameters": float(sizes[at] * factor), "tokens": float(np.interp(sizes[at] * factor,
+            sizes, tokens_of)),
             "loss_higher": float(np.interp(math.log(sizes[at] * factor), np.log(sizes), losses) / best_loss - 1),
         }
         for factor in (0.25, 0.5, 2.0, 4.0)

@@ -1,5 +1,5 @@
-"""What somebody wants to train, gathered from a preset, a recipe or a config: one `Asked`, each of its numbers with where
-it comes from.
+"""What somebody wants to train, gathered from a preset, a recipe or a config: one `Asked`, each of its numbers with
+where it comes from.
 
 What nobody gave follows a rule that is named beside it: tokens, as many as the published law has for that size; a batch
 of 0.58 D^0.571 tokens (Step Law, 2503.04715); a row of 4,096 tokens; bfloat16 where the accelerator has it.
@@ -157,5 +157,6 @@ def _of_recipe(recipe: AnyRecipe) -> Asked:
         recipe.name, Architecture.of(model, recipe.name), float(tokens) if tokens else None, length,
         read_length=length if model.kind == "encoder-decoder" else 0, batch=train.batch,
         precision=None if recipe.engine.precision == "auto" else recipe.engine.precision,
-        optimizer=recipe.optimizer.kind, micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes, own=True, sources=sources, context=length,
+        optimizer=recipe.optimizer.kind, micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes,
+        own=True, sources=sources, context=length,
     )  # fmt: skip

@@ -107,7 +107,8 @@ def calibration_sentence(rows: list[dict[str, Any]] | None = None) -> str:
     memory = [abs(row["error"]) for row in rows if row["name"] == "bytes_per_accelerator"]
     unsure = [row for row in rows if row["low"] < row["high"]]
     held = sum(row["inside"] for row in unsure)
-    said = f"{held} of {len(unsure)} intervals of 80 % held; a step's time was off by {median(steps):.1%} (median of {len(steps)})"
+    said = f"{held} of {len(unsure)} intervals of 80 % held; a step's time was off by {median(steps):.1%}"
+    said += f" (median of {len(steps)})"
     return f"{said}, memory by {median(memory):.1%}." if memory else f"{said}."
 
 
@@ -141,7 +142,8 @@ def _compared(planned: Mapping[str, Any], facts: Mapping[str, Any]) -> list[dict
     took = facts["steps"] * share
     pairs = {
         "step_seconds": (_scaled(step, share), "s"), "training_time": (_scaled(step, took), "s"),
-        "bytes_per_accelerator": (planned["bytes_per_accelerator"], "bytes"), "flops_full": (planned["flops_full"], "FLOP"),
+        "bytes_per_accelerator": (planned["bytes_per_accelerator"], "bytes"), "flops_full": (planned["flops_full"],
+        "FLOP"),
         "parameters": (planned["parameters"], "parameters"), "loss": (planned.get("loss"), ""),
     }  # fmt: skip
     found = []

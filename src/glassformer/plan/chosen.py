@@ -119,7 +119,8 @@ def as_given(job: Job, rates: Rates = RATES) -> Chosen:
     needs, took = float(memory(job).total), float(step_time(job, rates).total)
     unfit = ""
     if needs > job.accelerator.memory:
-        unfit = f"This layout needs {show_bytes(needs)} of the {show_bytes(job.accelerator.memory)} that there are: it does not fit."
+        has = show_bytes(job.accelerator.memory)
+        unfit = f"This layout needs {show_bytes(needs)} of the {has} that there are: it does not fit."
     return Chosen(job, [_row(job, took, "given")], 1, int(not unfit), unfit)
 
 

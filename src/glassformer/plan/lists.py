@@ -38,9 +38,11 @@ def hardware_rows() -> list[dict[str, Any]]:
         reached = one.achievable.get("bf16")
         rows.append(
             {
-                "name": one.name, "release": one.release, **peaks, "products reach": f"{reached:.0%}" if reached else None,
+                "name": one.name, "release": one.release, **peaks,
+                "products reach": f"{reached:.0%}" if reached else None,
                 "memory_GB": one.memory / 1e9, "memory_GB_per_second": one.bandwidth / 1e9, "domain": one.domain,
-                "link_GB_per_second": one.scale_up / 1e9, "outside_GB_per_second": one.scale_out / 1e9, "watts": one.power,
+                "link_GB_per_second": one.scale_up / 1e9, "outside_GB_per_second": one.scale_out / 1e9,
+                "watts": one.power,
                 "unverified": ", ".join(sorted(one.unverified)) or None, "source": one.source,
             }
         )  # fmt: skip
@@ -51,7 +53,8 @@ def claim_rows(claim: Claim) -> list[dict[str, Any]]:
     """A claim's readings with units, as a table for people."""
     return [
         {
-            "case": one.case, "computed": _range(one.low, one.high, one.unit), "claimed": _range(one.least, one.most, one.unit),
+            "case": one.case, "computed": _range(one.low, one.high, one.unit), "claimed": _range(one.least, one.most,
+            one.unit),
             "holds": "yes" if one.holds else "NO", "counts": "yes" if one.counts else "beside",
         }
         for one in claim.readings

@@ -1,4 +1,5 @@
-"""The numbers of a plan, each with its formula, its inputs and their source: from a job with a layout to days and dollars.
+"""The numbers of a plan, each with its formula, its inputs and their source: from a job with a layout to days and
+dollars.
 
 steps = D / (B s)                      days = steps t / 86400 / goodput         hours = 24 days n
 utilisation = F B s / (t n peak)       goodput: failures, checkpoints and restarts, drawn 400 times (`simulate`)
@@ -17,7 +18,7 @@ from glassformer.plan.course import outlook
 from glassformer.plan.failures import Between
 from glassformer.plan.flops import forward, training
 from glassformer.plan.goodput import stall_table
-from glassformer.plan.intervals import product, spread, within
+from glassformer.plan.intervals import product, within
 from glassformer.plan.layout import Job
 from glassformer.plan.memory import FORMULAS, INTERVAL, Memory
 from glassformer.plan.quantity import Quantity
@@ -74,16 +75,18 @@ def _counted(want: Asked, job: Job) -> Iterator[Quantity]:
         for name, value in asdict(once).items()
         if value
     ]
-    each = Quantity("flops_per_token", training(a, job.length, read_length=job.read_length, convention="causal", trained=job.trained),
+    each = Quantity("flops_per_token", training(a, job.length, read_length=job.read_length, convention="causal",
+    trained=job.trained),
                     unit="FLOP", formula="3 x forward pass: the backward pass multiplies each gradient by both factors",
                     inputs=(*shares, length))  # fmt: skip
     yield Quantity("flops", each.value * tokens.value, unit="FLOP", inputs=(each, tokens),
-                   formula="FLOPs of a token x D; model FLOPs, causal: attention over the keys that a token sees")  # fmt: skip
+                   formula="FLOPs of a token x D; model FLOPs, causal: attention over what a token sees")  # fmt: skip
     for name, value, said in (
         ("flops_full", training(a, job.length, read_length=job.read_length, convention="full", trained=job.trained),
          "the same, with attention over all s keys (PaLM, Megatron)"),
         ("flops_six_n", training(a, job.length, convention="six_n"), "6 N D, without vectors that are only looked up"),
-        ("flops_hardware", training(a, job.length, read_length=job.read_length, convention="causal" if job.causal_half else "full",
+        ("flops_hardware", training(a, job.length, read_length=job.read_length,
+        convention="causal" if job.causal_half else "full",
                                     recompute=_recompute(job), trained=job.trained),
          "what the hardware does: with what is computed again"),
     ):  # fmt: skip
@@ -108,7 +111,7 @@ def _measured(
     )
     reached = x.achievable.get(job.precision.peak) or x.achievable.get("bf16")
     best = Quantity("achievable", reached or 0.8, unit="share",
-                    source="ml-engineering: the best products measured" if reached else "nobody published it for this one: 0.8")  # fmt: skip
+                    source="ml-engineering: the best measured" if reached else "nobody published it: 0.8")  # fmt: skip
     spent = [Quantity(row["part"], row["seconds"], unit="s", formula=_STEP.get(row["part"], ""))
              for row in step.split() if row["share"] > 1e-4]  # fmt: skip
     error = STEP_ERROR_CALIBRATED if calibrated else STEP_ERROR
@@ -144,7 +147,8 @@ def _course(
     """Failures, checkpoints and what they leave of the time."""
     n = int(job.layout.accelerators)
     work = found["days_undisturbed"].value * 86_400
-    seen = outlook(work, parameters=found["parameters"].value, accelerators=n, per_node=min(n, NODE), precision=job.precision,
+    seen = outlook(work, parameters=found["parameters"].value, accelerators=n, per_node=min(n, NODE),
+    precision=job.precision,
                    step_seconds=found["step_seconds"].value)  # fmt: skip
     course, back, ends = seen.course, seen.recovery, seen.ends
     r = seen.rate.within(0.8)
@@ -165,7 +169,8 @@ def _course(
                      formula="1 s + bytes of an accelerator / 10 GB/s: the copy to the host")  # fmt: skip
     restart = Quantity("restart", back.seconds, unit="s",
                        formula="detect + reschedule + start + restore + warm up; data/failures.csv and 2509.16293",
-                       inputs=tuple(Quantity(name, value, unit="s") for name, value in asdict(back).items()))  # fmt: skip
+                       inputs=tuple(Quantity(name, value, unit="s") for name,
+                       value in asdict(back).items()))  # fmt: skip
     tau = Quantity("checkpoint_interval", course.interval, unit="s", inputs=(stall, between, restart),
                    formula="sqrt(2 (M + R) delta + delta^2), and no shorter than a write (2410.18124)")  # fmt: skip
     broken, good, days = (ends.within(name) for name in ("interruptions", "goodput", "days"))
@@ -179,7 +184,8 @@ def _course(
         (node, fails),
     )
     others = Quantity("evaluation", course.evaluation, unit="share", source="BLOOM: 12 min every 1000 steps")
-    goodput = _between("goodput", good, "share", "steps / time, drawn 400 times with failures, saves, restarts, evaluation, "
+    goodput = _between("goodput", good, "share",
+    "steps / time, drawn 400 times with failures, saves, restarts, evaluation, "
                        "planned stops and rewinds", (between, tau, stall, restart, others))  # fmt: skip
     needed = product(
         "days", [(found["days_undisturbed"], 1), (goodput, -1)], "days", formula="days undisturbed / goodput"
@@ -208,8 +214,10 @@ def _course(
         if not own_machine
         else []
     )
-    stalls = [{"a checkpoint stalls for": f"{row['stall_seconds']:g} s", "saved every": f"{row['interval_minutes']:.3g} min",
-               "goodput": f"{row['goodput']:.1%}", "days": row["days"], "accelerator hours lost": round(row["lost_accelerator_hours"])}
+    stalls = [{"a checkpoint stalls for": f"{row['stall_seconds']:g} s",
+    "saved every": f"{row['interval_minutes']:.3g} min",
+               "goodput": f"{row['goodput']:.1%}", "days": row["days"],
+               "accelerator hours lost": round(row["lost_accelerator_hours"])}
               for row in told]  # fmt: skip
     return ([between, tau, interruptions, goodput, needed, hours], stalls,
             [{"part": name, "days": value} for name, value in parts.items()])  # fmt: skip
@@ -221,7 +229,7 @@ def _spent(
     """Energy and money."""
     from glassformer.plan import energy, money
 
-    x, n, hours = job.accelerator, int(job.layout.accelerators), found["accelerator_hours"]
+    x, hours = job.accelerator, found["accelerator_hours"]
     watts = energy.power(x)
     each = _between("watts", watts.watts, "W", "", (), watts.basis)
     pue = _between("pue", energy.PUE, "", "", (), "1.1 at hyperscalers to 1.25 (2405.21015)")
@@ -290,27 +298,32 @@ def _recompute(job: Job) -> Any:
 
 
 _BASES = {
-    "dollars_owned": "hours x (server / (1 - 0.19) x 0.14 ln 10 / 8766 + kW PUE $/kWh): what hardware loses, and energy",
+    "dollars_owned": "hours x (server / (1 - 0.19) x 0.14 ln 10 / 8766 + kW PUE $/kWh): hardware's loss, and energy",
     "dollars_project": "owned x experiments / (1 - staff): with failed runs and people",
 }
 
 _PARTS = {
-    "embedding": "V d", "positions": "positions x d", "attention": "L (2 d h e + 2 d k e)", "feedforward": "L x matrices x d f",
-    "experts": "layers x experts x matrices x d f_e", "router": "layers x d x experts", "head": "V d, where it is not tied",
+    "embedding": "V d", "positions": "positions x d", "attention": "L (2 d h e + 2 d k e)",
+    "feedforward": "L x matrices x d f",
+    "experts": "layers x experts x matrices x d f_e", "router": "layers x d x experts",
+    "head": "V d, where it is not tied",
 }  # fmt: skip
 
 _FORWARD = {
-    "attention_products": "2 x entries of q, k, v and output, all layers", "pattern": "4 s_seen h e L: q k^T and pattern v",
+    "attention_products": "2 x entries of q, k, v and output, all layers",
+    "pattern": "4 s_seen h e L: q k^T and pattern v",
     "feedforward": "2 x entries, of the experts those that a token is sent to", "head": "2 V d",
 }  # fmt: skip
 
 _STEP = {
-    "matmul": "FLOPs / (achievable peak x rate x what tiles and waves leave)", "pattern": "FLOPs of fused attention / its rate",
+    "matmul": "FLOPs / (achievable peak x rate x what tiles and waves leave)",
+    "pattern": "FLOPs of fused attention / its rate",
     "bandwidth": "bytes of norms, residuals and activations / bandwidth, and launches",
     "recompute": "what the backward pass computes again", "head": "2 V d a token, and the logits' bytes",
     "tensor": "4 all-reduces of 2 b s d bytes a layer and micro-batch, what is exposed",
     "data": "gradients scattered and weights gathered, what the backward pass does not hide",
     "pipeline": "2 b s d bytes at each boundary, what is exposed", "context": "keys and values between context ranks",
-    "expert": "tokens to their experts and back", "bubble": "(p - 1) / v stages' time", "optimizer": "bytes of states / bandwidth",
+    "expert": "tokens to their experts and back", "bubble": "(p - 1) / v stages' time",
+    "optimizer": "bytes of states / bandwidth",
     "stalls": "1.2 % for each doubling beyond 8 accelerators, data and host",
 }  # fmt: skip

@@ -38,7 +38,8 @@ STYLE = """<style>
 .numbers { display: grid; gap: 0; }
 .numbers details { border-top: 1px solid var(--rule); }
 .numbers > details:first-child { border-top: 0; }
-.numbers summary { display: grid; grid-template-columns: minmax(170px, 1.25fr) minmax(120px, .8fr) minmax(170px, 1.15fr) 150px;
+.numbers summary { display: grid;
+  grid-template-columns: minmax(170px, 1.25fr) minmax(120px, .8fr) minmax(170px, 1.15fr) 150px;
   gap: 14px; align-items: center; padding: 11px 6px; margin: 0; color: var(--ink); font-size: 14.5px; list-style: none;
   border-radius: 8px; }
 .numbers summary::-webkit-details-marker { display: none; }
@@ -56,16 +57,20 @@ STYLE = """<style>
 .tree li { padding: 4px 0 4px 4px; font-size: 13.5px; }
 .tree b { font-variant-numeric: tabular-nums; font-weight: 620; }
 .tree span, .tree code { color: var(--quiet); }
-.bar { display: flex; height: 34px; border-radius: 9px; overflow: hidden; gap: 1.5px; background: var(--rule); margin: 4px 0 12px; }
+.bar { display: flex; height: 34px; border-radius: 9px; overflow: hidden; gap: 1.5px; background: var(--rule);
+  margin: 4px 0 12px; }
 .bar div { min-width: 1.5px; color: white; font-size: 12.5px; line-height: 34px; text-align: center; overflow: hidden;
   white-space: nowrap; font-weight: 600; }
-.legend { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 2px 34px; font-size: 13.5px; }
-.legend div { display: grid; grid-template-columns: 14px 1fr auto 52px; gap: 9px; align-items: baseline; padding: 3px 0; }
+.legend { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 2px 34px;
+  font-size: 13.5px; }
+.legend div { display: grid; grid-template-columns: 14px 1fr auto 52px; gap: 9px; align-items: baseline;
+  padding: 3px 0; }
 .legend em { width: 11px; height: 11px; border-radius: 3px; display: inline-block; }
 .legend b, .legend i { font-style: normal; font-weight: 500; font-variant-numeric: tabular-nums; text-align: right; }
 .legend i { color: var(--quiet); }
 .lede { font-size: 17px; max-width: 76ch; }
-@media (max-width: 760px) { .numbers summary { grid-template-columns: 1fr auto; } .numbers summary svg { display: none; }
+@media (max-width: 760px) { .numbers summary { grid-template-columns: 1fr auto;
+  } .numbers summary svg { display: none; }
   .numbers summary i { grid-column: 2; text-align: right; } }
 @media print { .numbers svg { display: none; } }
 </style>"""
@@ -110,7 +115,8 @@ def body(plan: Plan) -> Iterator[str]:
         bar(plan.split(), "seconds", "s", PARTS),
     )  # fmt: skip
     yield page.section(
-        "What an accelerator holds", plan.memory_sentence(), bar(plan.memory_rows(), "bytes", "bytes", HELD, spare=plan.spare()),
+        "What an accelerator holds", plan.memory_sentence(), bar(plan.memory_rows(), "bytes", "bytes", HELD,
+        spare=plan.spare()),
     )  # fmt: skip
     yield page.section("How it is divided", plan.layout_sentence(), page.table(list(plan.layouts), chosen="chosen"),
                        page.notes([plan.unfit] if plan.unfit else []))  # fmt: skip
@@ -124,7 +130,7 @@ def body(plan: Plan) -> Iterator[str]:
     yield page.section("Runs like it", "Published runs of about as many FLOPs, with what they took.",
                        page.table(list(plan.nearest)))  # fmt: skip
     yield page.section("How sure", "", *(f"<p>{escape(note)}</p>" for note in plan.notes))
-    yield "<footer>Made by <code>glassformer plan</code>. Money is of the day of its prices; nothing here is an offer.</footer>"
+    yield "<footer>Made by <code>glassformer plan</code>. Prices are of their dates; nothing here is an offer.</footer>"
 
 
 def numbers(plan: Plan, names: Sequence[str]) -> str:

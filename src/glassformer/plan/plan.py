@@ -1,5 +1,5 @@
-"""What a run will cost, before spending: FLOPs, memory, time, layout, failures, energy, money, each number with an interval
-of 80 %, its formula, its inputs and their source.
+"""What a run will cost, before spending: FLOPs, memory, time, layout, failures, energy, money, each number with an
+interval of 80 %, its formula, its inputs and their source.
 
     plan("llama-3.1-405b", hardware="h100-sxm", count=16_384)     how long, how much
     plan("llama-3.1-405b", hardware="h100-sxm", days=60)          how many accelerators
@@ -13,17 +13,13 @@ How intervals are carried from number to number says `intervals`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glassformer.errors import UsageError, nearest
-from glassformer.plan.allocate import LARGEST_RUN, BestSize
-from glassformer.plan.flops import training
-from glassformer.plan.intervals import product
+from glassformer.plan.allocate import BestSize
 from glassformer.plan.layout import Job
 from glassformer.plan.quantity import Quantity
 from glassformer.plan.words import bare, number, one_value, shown, shown_interval
@@ -112,7 +108,8 @@ class Plan:
     def rows(self) -> list[dict[str, Any]]:
         """The numbers as a table: name, value, interval, and where it is from."""
         return [
-            {"number": name, "value": shown(one), "80 % between": shown_interval(one), "from": one.formula or one.source}
+            {"number": name, "value": shown(one), "80 % between": shown_interval(one),
+            "from": one.formula or one.source}
             for name, one in self.quantities.items()
         ]  # fmt: skip
 
@@ -190,8 +187,8 @@ class Plan:
         between = self.quantities["mtbf_hours"]
         return (
             f"{_with_interval(broken)}, one every {one_value(between.value / 24, 'days')}; "
-            f"with a checkpoint every {shown(self.quantities['checkpoint_interval'])}, {_with_interval(good)} of the time "
-            "counts as training."
+            f"with a checkpoint every {shown(self.quantities['checkpoint_interval'])}, {_with_interval(good)} of the "
+            "time counts as training."
         )
 
     def money_sentence(self) -> str:

@@ -1,5 +1,5 @@
-"""A plan as lines of text, for a terminal: each line with its kind (title, section, numbers, note), which decides how it
-looks there.
+"""A plan as lines of text, for a terminal: each line with its kind (title, section, numbers, note), which decides how
+it looks there.
 """
 
 from __future__ import annotations

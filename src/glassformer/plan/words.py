@@ -109,11 +109,15 @@ TITLES = {
     "dollars_owned": "money, owned", "dollars_project": "money, whole project", "megawatt_hours": "energy",
     "megawatts": "power", "interruptions": "interruptions", "goodput": "goodput (time that counts)",
     "utilisation": "utilisation (MFU)", "tokens_per_second": "tokens a second", "carbon": "carbon", "loss": "loss",
-    "accelerators": "accelerators", "mtbf_hours": "time between failures", "checkpoint_interval": "work between checkpoints",
+    "accelerators": "accelerators", "mtbf_hours": "time between failures",
+    "checkpoint_interval": "work between checkpoints",
     "dollars_one_year": "money, rented for a year", "dollars_three_years": "money, rented for three years",
-    "flops_per_token": "compute of one token", "tokens_per_step": "tokens of a step", "pue": "PUE (what the building adds)",
-    "watts": "power of an accelerator in its node", "billed": "hours billed for an hour of the run", "price": "price of an hour",
-    "peak": "peak of the datasheet", "achievable": "share of it that products reach at best", "stall": "stall of a checkpoint",
+    "flops_per_token": "compute of one token", "tokens_per_step": "tokens of a step",
+    "pue": "PUE (what the building adds)",
+    "watts": "power of an accelerator in its node", "billed": "hours billed for an hour of the run",
+    "price": "price of an hour",
+    "peak": "peak of the datasheet", "achievable": "share of it that products reach at best",
+    "stall": "stall of a checkpoint",
     "restart": "time to be back after a failure", "init": "processes find each other",
 }  # fmt: skip
 """What a number is called on a page."""
@@ -121,14 +125,16 @@ TITLES = {
 PARTS = {
     "matmul": "matrix products", "pattern": "attention pattern", "bandwidth": "moving memory (norms, ...)",
     "recompute": "computing again", "head": "head and loss", "tensor": "tensor exchange", "data": "data exchange",
-    "pipeline": "pipeline sends", "context": "context exchange", "expert": "expert exchange", "bubble": "pipeline bubble",
+    "pipeline": "pipeline sends", "context": "context exchange", "expert": "expert exchange",
+    "bubble": "pipeline bubble",
     "optimizer": "optimiser", "stalls": "stragglers and stalls",
 }  # fmt: skip
 """What a part of a step is called."""
 
 HELD = {
     "weights": "weights", "gradients": "gradients", "masters": "32-bit masters", "optimizer": "optimiser's states",
-    "gathered": "gathered weights", "activations": "activations kept", "working": "the layer at work", "logits": "logits",
+    "gathered": "gathered weights", "activations": "activations kept", "working": "the layer at work",
+    "logits": "logits",
     "buffers": "buffers", "context": "the program itself", "fragmentation": "allocator's gaps",
 }  # fmt: skip
 """What a part of the memory is called."""

@@ -86,8 +86,8 @@ def training(
     plan: Path | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Event]:
-    """Train `recipe` in the folder `run`, beginning or going on; yields every event as it is written there. `plan` is what
-    `glassformer plan --json` wrote: the run tells where it leaves it (`train/drift.py`).
+    """Train `recipe` in the folder `run`, beginning or going on; yields every event as it is written there. `plan` is
+    what `glassformer plan --json` wrote: the run tells where it leaves it (`train/drift.py`).
 
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """

@@ -1,0 +1,188 @@
+"""One plan, once everything is settled but what `Setting` holds: the layout, the numbers, the fewest accelerators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from glassformer.errors import UsageError
+from glassformer.plan import given
+from glassformer.plan.allocate import BestSize, LossLaw, best_size
+from glassformer.plan.asked import Asked, pick_precision, with_batch, with_tokens
+from glassformer.plan.chosen import Chosen, DoesNotFit, as_given, chosen, given_layout, ladder
+from glassformer.plan.doubts import NOTES, doubts, nearest, over
+from glassformer.plan.hardware import Accelerator
+from glassformer.plan.layout import Job, Layout
+from glassformer.plan.memory import memory
+from glassformer.plan.numbers import numbers
+from glassformer.plan.plan import Plan
+from glassformer.plan.quantity import Quantity
+from glassformer.plan.rates import Rates
+from glassformer.plan.steptime import step_time
+from glassformer.plan.words import one_value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that stays the same while a plan is looked for."""
+
+    machine: Accelerator
+    own: bool
+    rates: Rates
+    calibrated: bool
+    law: LossLaw
+    precision: str | None
+    layout: str | None
+    price: float | None
+    carbon: float | None
+    batch: int | None
+    length: int | None
+    unique: float | None
+    serve: float
+
+
+def planned(
+    setting: Setting, want: Asked, count: int, *, notes: tuple[str, ...] = (), spend: given.Budget | None = None,
+    optimum: BestSize | None = None, quick: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan for so many accelerators. `quick`: without what only the reader wants."""
+    want = with_batch(with_tokens(want), count)
+    found = layout_of(setting, want, count, quick=quick)
+    job = found.job
+    step, held = step_time(job, setting.rates), memory(job)
+    made = numbers(want, job, step, held, own_machine=setting.own, calibrated=setting.calibrated, price=setting.price,
+                   carbon=setting.carbon)  # fmt: skip
+    title = f"{want.name} on {_on(setting, count)}"
+    first = Plan(title, job, made.quantities, step, held, own_machine=setting.own)
+    if quick:
+        return first
+    quantities = made.quantities
+    best = optimum or _optimum(setting, want, quantities["flops"].value)
+    loss, loss_at = _loss(setting, quantities)
+    if loss is not None:
+        quantities = {**quantities, "loss": loss}
+    warnings = [*doubts(job, quantities, own_machine=setting.own, unfit=found.unfit)]
+    if spend is not None:
+        warnings = [*over(spend, quantities), *warnings]
+    if want.minutes is not None:
+        warnings.append("The recipe says minutes: the tokens follow from the forecast speed.")
+    if setting.law.forecaster is not None:
+        n, d = quantities["parameters"].value, quantities["tokens"].value
+        warnings += setting.law.forecaster.forecast(N=n, D=d).warnings
+    return replace(
+        first, quantities=quantities, layouts=found.rows, unfit=found.unfit, warnings=tuple(warnings),
+        nearest=nearest(quantities["flops"].value, setting.machine, count), optimum=best, loss_at=loss_at,
+        stalls=made.stalls, time=made.time,
+        looked_at=found.looked_at, fit=found.fit, notes=(*notes, *NOTES),
+    )  # fmt: skip
+
+
+def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False) -> Chosen:
+    """The job with its layout."""
+    assert want.batch is not None  # with_batch
+    kind = pick_precision(want, setting.machine)
+    job = Job(
+        want.architecture, setting.machine, kind, Layout(), want.batch, want.length, want.read_length, want.optimizer,
+        chunked_loss=want.own,
+    )  # fmt: skip
+    setting.machine.peak(kind.peak)
+    if setting.layout is not None:
+        return as_given(replace(job, layout=given_layout(setting.layout, count, job)), setting.rates)
+    if setting.own:
+        mine = min(want.micro_batch or want.batch, want.batch)
+        return as_given(replace(job, layout=Layout(micro_batch=mine)), setting.rates)
+    try:
+        return chosen(job, count, setting.rates, quick=quick)
+    except DoesNotFit as error:
+        least = next((n for n in ladder(count + 1) if _fits(job, n)), None)
+        raise DoesNotFit(
+            error.what, expected=f"At least {least:,} of them." if least else "Another accelerator: no number of "
+                                                                              "these does.",
+            do=error.do,
+        ) from None  # fmt: skip
+
+
+def _fits(job: Job, count: int) -> bool:
+    try:
+        chosen(job, count, quick=True)
+    except UsageError:
+        return False
+    return True
+
+
+def _on(setting: Setting, count: int) -> str:
+    return f"this machine ({setting.machine.name})" if setting.own else f"{count:,} x {setting.machine.name}"
+
+
+def fewest(setting: Setting, want: Asked, days: float, *, must: bool = True) -> int:
+    """The fewest accelerators that take at most so many days; where none do and nothing `must`, those that take
+    least."""
+    if setting.own:
+        return 1
+    flops = 6.0 * want.architecture.active_parameters * (want.tokens or 0.0)
+    kind = pick_precision(want, setting.machine)
+    ideal = flops / (setting.machine.peak(kind.peak) * 86_400 * days)
+    best, why = (math.inf, 0), ""
+    for count in [n for n in ladder() if n >= ideal] or ladder()[-8:]:
+        try:
+            took = planned(setting, want, count, quick=True).quantities["days"].value
+        except UsageError as error:
+            why = str(error)
+            continue
+        if took <= days:
+            return count
+        if took > 1.5 * best[0]:
+            break  # more of them only wait for each other
+        best = min(best, (took, count))
+    if best[1] and not must:
+        return best[1]
+    said = f"{best[1]:,} take {one_value(best[0], 'days')}, and more are no quicker." if best[1] else why
+    raise UsageError(
+        f"No number of {setting.machine.name} trains {want.name} in {one_value(days, 'days')}.", expected=said,
+        do="Give more --days, fewer --tokens or another --hardware.",
+    )  # fmt: skip
+
+
+def for_minutes(setting: Setting, want: Asked, count: int) -> Asked:
+    """A recipe that trains for so many minutes: as many tokens as the steps of that time have."""
+    once = replace(want, tokens=1.0)
+    found = layout_of(setting, with_batch(once, count), count, quick=True)
+    seconds = float(step_time(found.job, setting.rates).total)
+    steps = max(1, round((want.minutes or 0) * 60 / seconds))
+    said = f"{want.sources['tokens']}: {want.minutes:g} minutes of steps of {one_value(seconds, 's')}"
+    return replace(want, tokens=float(steps * found.job.tokens), sources={**want.sources, "tokens": said})
+
+
+def _optimum(setting: Setting, want: Asked, flops: float) -> BestSize | None:
+    """What the same compute is best spent on; None where the law says nothing of such models."""
+    if want.architecture.kind != "decoder" or (flops < 1e15 and not setting.law.is_own):
+        return None
+    return best_size(flops, setting.law, length=want.length, serve=setting.serve, unique=setting.unique)
+
+
+def _loss(
+    setting: Setting, quantities: Mapping[str, Quantity]
+) -> tuple[Quantity | None, tuple[dict[str, float], ...]]:
+    """By a law of one's own runs alone: the loss of a published one is that of another text."""
+    maker = setting.law.forecaster
+    if maker is None:
+        return None, ()
+    n, d = quantities["parameters"], quantities["tokens"]
+    rows = []
+    for share in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+        low, high = maker.forecast(N=n.value, D=share * d.value).intervals[0.8]
+        rows.append({"tokens": share * d.value, "value": math.sqrt(low * high), "low": low, "high": high})
+    last = maker.forecast(N=n.value, D=d.value)
+    low, high = last.intervals[0.8]
+    loss = Quantity(
+        "loss",
+        last.loss,
+        low,
+        high,
+        last.unit or "",
+        "E + A / N^alpha + B / D^beta",
+        (n, d),
+        setting.law.source,
+    )
+    return loss, tuple(rows)
