@@ -17,15 +17,14 @@ are no sharded 16-bit weights (FSDP2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError, nearest
-from glassformer.plan.architecture import Architecture
+from glassformer.model import count
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.kept import kept_by_layer, layer_tokens, stored, transient
 from glassformer.plan.layout import Job, Number, Recompute
@@ -33,6 +32,8 @@ from glassformer.plan.stages import Held, held, in_flight, layer_kinds, layers_o
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
+PROGRAM = 0.51e9
+"""Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
 BUCKET, LIVE = 5e8, 1e9
@@ -136,6 +137,8 @@ layers to AdamW."""
 
 def memory(job: Job) -> Memory:
     """Bytes on the rank that takes most; for each layout, where they are many."""
+    if _is_ours(job):
+        return _counted(job)
     stages = worst_candidates(job.architecture, job.layout)
     many = memory_of_stage(job, stages)
     shape = np.broadcast_shapes(np.shape(many.total), stages.shape)
@@ -146,6 +149,38 @@ def memory(job: Job) -> Memory:
         best = np.take_along_axis(every, worst, axis=0)[0]
         parts[field.name] = best if best.ndim else best.item()
     return Memory(**parts)
+
+
+def _is_ours(job: Job) -> bool:
+    """Whether model/count.py, which is held against torch itself, counts this job: a model of ours, on one device."""
+    layout, named = job.layout, job.precision.name in get_args(count.Precision)
+    alone = all(np.ndim(getattr(layout, one.name)) == 0 for one in fields(layout)) and layout.accelerators == 1
+    countable = job.optimizer in get_args(count.Optimizer) and layout.recompute != Recompute.SELECTIVE
+    mine = not job.software.fused_kernels and job.trained is None and not job.software.offload_optimizer
+    return job.architecture.config is not None and alone and named and countable and mine
+
+
+def _counted(job: Job) -> Memory:
+    config = job.architecture.config
+    assert config is not None
+    layers = job.architecture.all_layers if job.layout.recompute == Recompute.FULL else 0
+    found = count.memory(
+        config, batch=int(job.layout.micro_batch), length=job.length, fused=job.fused_attention, recomputed=layers,
+        precision=cast(count.Precision, job.precision.name), optimizer=cast(count.Optimizer, job.optimizer),
+    )  # fmt: skip
+    kind = layer_kinds(job.architecture)[-1]
+    again = sum(one.bytes for one in kept_by_layer(job, kind)) if layers else 0.0
+    working = float(again + transient(job, kind))
+    cast_weights, masters = (found.copies, 0) if job.precision.name == "autocast" else (0, found.copies)
+    is_cpu = runs_on_cpu(job.accelerator)
+    state = (masters or found.weights) + found.optimizer
+    moving = found.activations + max(working, found.logits)
+    return Memory(
+        weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
+        gathered=cast_weights, activations=found.activations, working=working if working >= found.logits else 0.0,
+        logits=found.logits if working < found.logits else 0, buffers=is_cpu * job.software.copies * state,
+        context=PROGRAM if is_cpu else CONTEXT, fragmentation=FRAGMENTATION * moving,
+    )  # fmt: skip
 
 
 def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
@@ -174,11 +209,13 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     gathered = _gathered(job, mine)
     buffers = _buffers(job, mine)
     moving = gathered + activations + np.maximum(layer, loss) + buffers
-    is_cpu = runs_on_cpu(job.accelerator)
+    if runs_on_cpu(job.accelerator):
+        held_beside = states["weights"] if job.precision.master == 0 else states["masters"]
+        buffers = buffers + software.copies * (held_beside + states["optimizer"])
     return Memory(
         **states, gathered=gathered, activations=activations, working=np.where(loss > layer, 0, layer),
         logits=np.where(loss > layer, loss, 0), buffers=buffers, context=_context(job),
-        fragmentation=(0.0 if is_cpu else FRAGMENTATION) * moving, stage=stage, of_stages=layout.pipeline,
+        fragmentation=FRAGMENTATION * moving, stage=stage, of_stages=layout.pipeline,
     )  # fmt: skip
 
 
@@ -299,6 +336,38 @@ def _buffers(job: Job, mine: Held) -> Any:
 
 def _context(job: Job) -> Any:
     if runs_on_cpu(job.accelerator):
-        return 0.0
+        return PROGRAM
     groups = [job.layout.data, job.layout.tensor, job.layout.pipeline, job.layout.context]
     return CONTEXT + COMMUNICATORS * sum((np.asarray(one) > 1).astype(float) for one in groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """Bytes with their interval, against what the accelerator has."""
+
+    low: Number
+    value: Number
+    high: Number
+    capacity: float
+    """The accelerator's memory."""
+
+    @property
+    def fits(self) -> Any:
+        """Whether it does for certain: the upper end of the interval is less than there is."""
+        return self.high <= self.capacity
+
+    @property
+    def hopeless(self) -> Any:
+        """Whether even the lower end is more than there is."""
+        return self.low > self.capacity
+
+    @property
+    def free(self) -> Number:
+        """Bytes left at the upper end; negative: missing."""
+        return self.capacity - self.high
+
+
+def fits(job: Job) -> Fits:
+    """Whether the step fits into the accelerator's memory, with the middle 80 % of what was measured as margin."""
+    value = memory(job).total
+    return Fits(value * INTERVAL[0], value, value * INTERVAL[1], job.accelerator.memory)

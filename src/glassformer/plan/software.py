@@ -34,3 +34,10 @@ class Software:
     adapter: Literal["lora", "prefix", "scale"] = "lora"
     """Where only adapters are trained: matrices beside q and v (2106.09685), vectors that attention reads besides
     (2303.16199), or norms and a scale on every product (2304.15010), which keeps every product's output."""
+    copies: int = 0
+    """Whole copies of weights and optimiser in the host's memory: one to go back to, one while it is written."""
+
+
+GLASSFORMER = Software(fused_kernels=False, copies=2)
+"""What trains a recipe here: eager, the last good state and a save in flight kept beside (`faults.remember_every`,
+`train.save_beside`)."""
