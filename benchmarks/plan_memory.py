@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from glassformer.plan import memory as planned
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.layout import Job, Layout, Recompute
-from glassformer.plan.memory import Memory, memory
+from glassformer.plan.memory import memory
 from glassformer.plan.precision import PRECISIONS
 from glassformer.plan.rows import Row, measured_rows
 from glassformer.plan.software import GLASSFORMER
@@ -51,7 +50,9 @@ def forecast(row: Row) -> float:
 def table(rows: list[Row] | None = None) -> list[dict[str, Any]]:
     """By group, and over all: number, median, signed median and 90 % of |computed / measured - 1|, false fits."""
     rows = measured_rows() if rows is None else rows
-    usable = [row for row in rows if row.job and (row.bytes or row.ran_out) and row.bytes_are != "activations"]
+    usable = [
+        row for row in rows if row.job and (row.bytes or row.ran_out) and row.bytes_are != "activations"
+    ]
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in usable:
         groups[row.group].append(row)
@@ -59,7 +60,8 @@ def table(rows: list[Row] | None = None) -> list[dict[str, Any]]:
     found = []
     for name, rule in RULES.items():
         errors = {
-            group: _errors(mine, rule, constants[group] if rule is forecast else {}) for group, mine in groups.items()
+            group: _errors(mine, rule, constants[group] if rule is forecast else {})
+            for group, mine in groups.items()
         }
         for group, mine in groups.items():
             found.append(_line(name, group, errors[group], false_fits(mine, rule)))
@@ -133,18 +135,21 @@ def sixteen_bytes(row: Row) -> float:
 
 def eleutherai(row: Row) -> float:
     """EleutherAI's cookbook, calc/calc_transformer_mem.py (827ee3b, 2026-03, Apache-2.0), from its formulas: weights /
-    (t p), and / n again in ZeRO-3; gradients in 16 bits undivided below ZeRO-2; optimiser 12 / (t p), / n from ZeRO-1;
-    activations s b d L (34 or 34 + 5 h s / d), undivided; 5 GiB besides."""
+    (t p), and by all GPUs again in ZeRO-3; float32 gradients, undivided below ZeRO-2; optimiser 12, by all GPUs from
+    ZeRO-1; activations of all layers, 34 s b d and 5 h s^2 b without recomputation, divided by t alone (its option
+    --partition-activations); buckets of 5e8 numbers, and 1e9 live ones in ZeRO-3."""
     assert row.job is not None
     a, layout = row.job.architecture, row.job.layout
-    n, parts = float(layout.data * layout.context), float(layout.tensor * layout.pipeline)
-    parameters, stage = a.parameters.total, int(layout.sharding)
-    weights = 2 * parameters / parts / (n if stage >= 3 else 1)
-    gradients = 2 * parameters / (n if stage >= 2 else 1)
-    optimizer = 12 * parameters / parts / (n if stage >= 1 else 1)
-    tokens = float(layout.micro_batch) * row.job.length
-    each = 34 if layout.recompute != Recompute.NONE else 34 + 5 * a.heads * row.job.length / a.width
-    return weights + gradients + optimizer + tokens * a.width * a.layers * each + 5 * 2**30
+    d, s, gpus, stage = a.width, row.job.length, float(layout.accelerators), int(layout.sharding)
+    matrices = (2 * (1 + a.kv_heads / a.heads) * d + a.ff_matrices * a.ff_width) * d * a.layers
+    parameters = 2 * a.vocab * d + d * s + 8 * d * a.layers + 2 * d + matrices
+    weights = 2 * parameters / (float(layout.tensor) * float(layout.pipeline)) / (gpus if stage == 3 else 1)
+    gradients = 4 * parameters / (gpus if stage >= 2 else 1)
+    optimizer = 12 * parameters / (gpus if stage >= 1 else 1)
+    buckets = 2 * ((stage >= 1) * 5e8 + (stage == 3) * 1e9) if gpus > 1 else 0.0
+    each = 34 if layout.recompute != Recompute.NONE else 34 + 5 * a.heads * s / d
+    activations = s * float(layout.micro_batch) * d * a.layers * each / float(layout.tensor)
+    return weights + gradients + optimizer + buckets + activations
 
 
 RULES: dict[str, Callable[[Row], float]] = {
@@ -179,12 +184,23 @@ def here(names: list[str]) -> list[dict[str, Any]]:
     for name in names:
         vocab, says = HERE[name]
         with tempfile.TemporaryDirectory() as folder:
-            peak = _train(Path(folder), vocab, {"engine.precision": "fp32", "engine.attention": "fused", **_BASE, **says})
+            peak = _train(
+                Path(folder),
+                vocab,
+                {"engine.precision": "fp32", "engine.attention": "fused", **_BASE, **says},
+            )
         job = job_of(vocab, says)
         computed = float(memory(job).total)
         found.append({"recipe": name, "measured": peak, "computed": computed, "error": computed / peak - 1,
                       **{row["name"]: float(row["bytes"]) for row in memory(job).rows()}})  # fmt: skip
-        print(json.dumps({k: round(v / 1e6, 1) if isinstance(v, float) and abs(v) > 2 else v for k, v in found[-1].items()}))
+        print(
+            json.dumps(
+                {
+                    k: round(v / 1e6, 1) if isinstance(v, float) and abs(v) > 2 else v
+                    for k, v in found[-1].items()
+                }
+            )
+        )
     return found
 
 
@@ -210,7 +226,15 @@ def _train(folder: Path, vocab: int, says: dict[str, Any]) -> float:
     draw = random.Random(0)
     letters = [chr(0x4E00 + place) for place in range(vocab)]
     (folder / "text.txt").write_text("".join(letters) + "".join(draw.choices(letters, k=200_000)))
-    command = [sys.executable, "-m", "glassformer", "train", str(folder / "text.txt"), "--run", str(folder / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "glassformer",
+        "train",
+        str(folder / "text.txt"),
+        "--run",
+        str(folder / "run"),
+    ]
     for key, value in says.items():
         command += [f"--{key}", str(value)]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -228,7 +252,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.here is not None:
         found = here(asked.here or list(HERE))
-        print(f"median {np.median([abs(one['error']) for one in found]):.1%}, worst {max(abs(one['error']) for one in found):.1%}")
+        print(
+            f"median {np.median([abs(one['error']) for one in found]):.1%}, worst {max(abs(one['error']) for one in found):.1%}"
+        )
         return
     for line in table():
         print(f"{line['rule']:28} {line['group']:42} n {line['n']:3}  median {line['median']:6.1%}  "
