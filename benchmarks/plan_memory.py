@@ -252,9 +252,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.here is not None:
         found = here(asked.here or list(HERE))
-        print(
-            f"median {np.median([abs(one['error']) for one in found]):.1%}, worst {max(abs(one['error']) for one in found):.1%}"
-        )
+        errors = [abs(one["error"]) for one in found]
+        print(f"median {np.median(errors):.1%}, worst {max(errors):.1%}")
         return
     for line in table():
         print(f"{line['rule']:28} {line['group']:42} n {line['n']:3}  median {line['median']:6.1%}  "

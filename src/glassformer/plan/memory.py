@@ -247,7 +247,8 @@ def _states(job: Job, mine: Held, stage: NDArray[Any]) -> dict[str, Any]:
             job.frozen_bytes * mine.layers + max(job.frozen_bytes, 2.0) * (mine.outer + mine.small),
             job.frozen_bytes * routed, 3,
         )  # fmt: skip
-        dense, routed = job.trained / (layout.pipeline * np.asarray(layout.tensor)) + 0.0 * stage, 0.0
+        dense = job.trained / (layout.pipeline * np.asarray(layout.tensor)) + 0.0 * stage
+        routed = np.zeros_like(dense)
         weights = frozen + of.weight * dense
     moments = of.moment / 4 if job.optimizer == "adam8bit" else of.moment
     numbers = _numbers(job, mine) if job.trained is None else NUMBERS[_known(job.optimizer)]
