@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -287,3 +289,18 @@ def test_both_counts_of_activations_agree(precision: str) -> None:
                   software=GLASSFORMER)  # fmt: skip
         general = replace(one, architecture=replace(one.architecture, config=None))
         assert memory(general).activations == pytest.approx(memory(one).activations, rel=0.04)
+
+
+def test_eleutherais_formulas_give_715_gib_where_37_gb_were_measured() -> None:
+    """Gradients that are not divided by t p below ZeRO-2: 181B, TP 8, PP 12, DP 4, ZeRO-1."""
+    path = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
+    spec = importlib.util.spec_from_file_location("plan_memory", path)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    name = "bloom-0221-181B-n48-dp4tp8pp12-mb2-gb2048-h64-z1-L72"
+    row = next(row for row in measured_rows() if row.id == name)
+    assert row.job is not None and row.bytes == 37e9
+    assert benchmark.eleutherai(row) / 2**30 == pytest.approx(715, abs=1)
+    assert memory(row.job).total == pytest.approx(37e9, rel=0.05)
+    assert benchmark.sixteen_bytes(row) == pytest.approx(7.6e9, rel=0.02)

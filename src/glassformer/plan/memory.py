@@ -32,7 +32,7 @@ from glassformer.plan.stages import Held, held, in_flight, layer_kinds, layers_o
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
-PROGRAM = 0.51e9
+PROGRAM = 0.54e9
 """Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
@@ -313,7 +313,8 @@ def _loss(job: Job) -> tuple[Any, Any]:
     t = np.asarray(layout.tensor)
     streams = np.where(layout.sequence_parallel, t, 1)
     head = n / streams * a.width * 2 * of.activation
-    copies = {"in_place": 8.0, "torch": 12.0, "fused": of.activation}[software.loss]
+    ways: dict[str, Any] = {"in_place": 8.0, "torch": np.where(t > 1, 16.0, 12.0), "fused": of.activation}
+    copies = ways[software.loss]
     entries = np.minimum(n * a.vocab, 2**24) if job.chunked_loss else n * a.vocab
     float32 = 4.0 if of.activation == 4 and software.loss != "fused" else 0.0  # needs no copy
     return head, entries / t * (of.activation + copies - float32)

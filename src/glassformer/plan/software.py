@@ -18,7 +18,8 @@ class Software:
     keeps its own, norms in float32."""
     loss: Literal["in_place", "torch", "fused"] = "in_place"
     """What exists of the logits at once: 16 bits, a float32 copy that the loss works in, and the gradient (Megatron);
-    the float32 logarithms besides (torch's cross-entropy); or 16-bit logits and gradient only (compiled, Liger)."""
+    the float32 logarithms besides, and where tensor ranks divide them their exponentials (torch's cross-entropy); or
+    16-bit logits and gradient only (compiled, Liger)."""
     selective: Literal["attention", "operations"] = "attention"
     """What `Recompute.SELECTIVE` computes again: the attention pattern (Megatron), or every second product and all
     that is cheap (torchtitan's `op`)."""
