@@ -146,7 +146,7 @@ def _of_recipe(recipe: AnyRecipe) -> Asked:
     said = f"recipe {recipe.name}"
     sources = dict.fromkeys(("parameters", "tokens", "length", "batch", "precision"), said)
     if getattr(model, "vocab", 0) is None:
-        tokenizer = recipe.tokenizer  # type: ignore[union-attr] # a model with a vocabulary has one
+        tokenizer = recipe.tokenizer
         size = {"bytes": 257, "characters": 128}.get(tokenizer.kind, tokenizer.vocab)
         model = model.model_copy(update={"vocab": size})  # type: ignore[union-attr]
         if tokenizer.kind == "characters" or tokenizer.path:

@@ -11,10 +11,12 @@ Bytes for one micro-batch on one rank, n = b s / c tokens, a bytes an entry:
     mlp.pre, mlp.post           a (m - 1) f n, a f n                                            / t
     dropout                     2 d n + h s n  masks; and a h s n for the pattern after it      / t (the pattern's)
 
-With a = 2, f = 4 d, dropout and explicit attention these are the 34 s b d + 5 h s s b of Korthikanti et al. (2205.05198),
-and without sequence parallelism its s b d (10 + 24 / t + 5 h s / (d t)). Plain eager code keeps more: a float32 copy of
-what an RMS norm reads and of what it writes, the product that q, k and v are views of beside their turned copies, and
-the output of a gate's activation. Frozen weights need no gradient, so what they multiply is not kept.
+With a = 2, f = 4 d, dropout and explicit attention these are the 34 s b d + 5 h s s b of Korthikanti et al.
+(2205.05198), and without sequence parallelism its s b d (10 + 24 / t + 5 h s / (d t)).
+
+Plain eager code keeps more: a float32 copy of what an RMS norm reads and of what it writes, the product that q, k and v
+are views of beside their turned copies, and the output of a gate's activation. Frozen weights need no gradient, so what
+they multiply is not kept.
 """
 
 from __future__ import annotations

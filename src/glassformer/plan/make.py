@@ -18,6 +18,7 @@ from glassformer.plan.allocate import DEFAULT, read_law
 from glassformer.plan.asked import Asked, asked, with_tokens
 from glassformer.plan.budgets import USUAL_DAYS, best_for
 from glassformer.plan.hardware import Accelerator, accelerator
+from glassformer.plan.machine import this_machine
 from glassformer.plan.plan import Plan
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.settled import Setting, fewest, for_minutes, planned
@@ -109,14 +110,8 @@ def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Ac
     """The accelerator, and whether it is this machine."""
     if isinstance(hardware, Accelerator):
         return hardware, False
-    if hardware is None and (want is None or want.own):
-        from glassformer.plan.machine import this_machine
-
-        return this_machine(), True
-    if hardware in ("here", "this machine", "mine"):
-        from glassformer.plan.machine import this_machine
-
-        return this_machine(), True
+    if hardware == "here" or (hardware is None and (want is None or want.own)):
+        return replace(this_machine(), vendor="CPU"), True
     return accelerator(hardware or USUAL_HARDWARE), False
 
 

@@ -17,15 +17,14 @@ are no sharded 16-bit weights (FSDP2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError, nearest
-from glassformer.plan.architecture import Architecture
+from glassformer.model import count
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.kept import kept_by_layer, layer_tokens, stored, transient
 from glassformer.plan.layout import Job, Number, Recompute
@@ -33,14 +32,16 @@ from glassformer.plan.stages import Held, held, in_flight, layer_kinds, layers_o
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
+PROGRAM = 0.54e9
+"""Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
 BUCKET, LIVE = 5e8, 1e9
-"""Numbers in each of DeepSpeed's two buckets (`reduce_bucket_size`, `allgather_bucket_size`), and those that its stage 3
-keeps gathered (`stage3_max_live_parameters`), by default."""
+"""Numbers in each of DeepSpeed's two buckets (`reduce_bucket_size`, `allgather_bucket_size`), and those that its stage
+3 keeps gathered (`stage3_max_live_parameters`), by default."""
 FRAGMENTATION = 0.02
 """Of what comes and goes in a step, that the allocator holds and cannot give."""
-INTERVAL = (0.93, 1.10)
+INTERVAL = (0.96, 1.06)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
 (benchmarks/plan_memory.py)."""
 
@@ -136,6 +137,8 @@ layers to AdamW."""
 
 def memory(job: Job) -> Memory:
     """Bytes on the rank that takes most; for each layout, where they are many."""
+    if _is_ours(job):
+        return _counted(job)
     stages = worst_candidates(job.architecture, job.layout)
     many = memory_of_stage(job, stages)
     shape = np.broadcast_shapes(np.shape(many.total), stages.shape)
@@ -146,6 +149,40 @@ def memory(job: Job) -> Memory:
         best = np.take_along_axis(every, worst, axis=0)[0]
         parts[field.name] = best if best.ndim else best.item()
     return Memory(**parts)
+
+
+def _is_ours(job: Job) -> bool:
+    """Whether model/count.py, which is held against torch itself, counts this job: a model of ours, on one device."""
+    layout, named = job.layout, job.precision.name in get_args(count.Precision)
+    alone = (
+        all(np.ndim(getattr(layout, one.name)) == 0 for one in fields(layout)) and layout.accelerators == 1
+    )
+    countable = job.optimizer in get_args(count.Optimizer) and layout.recompute != Recompute.SELECTIVE
+    mine = not job.software.fused_kernels and job.trained is None and not job.software.offload_optimizer
+    return job.architecture.config is not None and alone and named and countable and mine
+
+
+def _counted(job: Job) -> Memory:
+    config = job.architecture.config
+    assert config is not None
+    layers = job.architecture.all_layers if job.layout.recompute == Recompute.FULL else 0
+    found = count.memory(
+        config, batch=int(job.layout.micro_batch), length=job.length, fused=job.fused_attention, recomputed=layers,
+        precision=cast(count.Precision, job.precision.name), optimizer=cast(count.Optimizer, job.optimizer),
+    )  # fmt: skip
+    kind = layer_kinds(job.architecture)[-1]
+    again = sum(one.bytes for one in kept_by_layer(job, kind)) if layers else 0.0
+    working = float(again + transient(job, kind))
+    cast_weights, masters = (found.copies, 0) if job.precision.name == "autocast" else (0, found.copies)
+    is_cpu = runs_on_cpu(job.accelerator)
+    state = (masters or found.weights) + found.optimizer
+    moving = found.activations + max(working, found.logits)
+    return Memory(
+        weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
+        gathered=cast_weights, activations=found.activations, working=working if working >= found.logits else 0.0,
+        logits=found.logits if working < found.logits else 0, buffers=is_cpu * job.software.copies * state,
+        context=PROGRAM if is_cpu else CONTEXT, fragmentation=FRAGMENTATION * moving,
+    )  # fmt: skip
 
 
 def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
@@ -174,11 +211,13 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     gathered = _gathered(job, mine)
     buffers = _buffers(job, mine)
     moving = gathered + activations + np.maximum(layer, loss) + buffers
-    is_cpu = runs_on_cpu(job.accelerator)
+    if runs_on_cpu(job.accelerator):
+        held_beside = states["weights"] if job.precision.master == 0 else states["masters"]
+        buffers = buffers + software.copies * (held_beside + states["optimizer"])
     return Memory(
         **states, gathered=gathered, activations=activations, working=np.where(loss > layer, 0, layer),
         logits=np.where(loss > layer, loss, 0), buffers=buffers, context=_context(job),
-        fragmentation=(0.0 if is_cpu else FRAGMENTATION) * moving, stage=stage, of_stages=layout.pipeline,
+        fragmentation=FRAGMENTATION * moving, stage=stage, of_stages=layout.pipeline,
     )  # fmt: skip
 
 
@@ -201,15 +240,15 @@ def _states(job: Job, mine: Held, stage: NDArray[Any]) -> dict[str, Any]:
     dense, routed = mine.layers + mine.outer + mine.small, mine.experts
     if job.trained is None:
         masters_here = of.master > 0 and not job.software.offload_optimizer
-        cast = (sharding == 3) & masters_here
-        weights = np.where(cast, 0, sharded(of.weight * dense, of.weight * routed, 3))
+        from_masters = (sharding == 3) & masters_here
+        weights = np.where(from_masters, 0, sharded(of.weight * dense, of.weight * routed, 3))
     else:
         frozen = sharded(
             job.frozen_bytes * mine.layers + max(job.frozen_bytes, 2.0) * (mine.outer + mine.small),
             job.frozen_bytes * routed, 3,
         )  # fmt: skip
-        share = mine.layers / np.maximum(mine.total, 1) if not np.any(layout.pipeline) else 1 / layout.pipeline
-        dense, routed = job.trained * share / np.asarray(layout.tensor) + 0.0 * stage, 0.0
+        dense = job.trained / (layout.pipeline * np.asarray(layout.tensor)) + 0.0 * stage
+        routed = np.zeros_like(dense)
         weights = frozen + of.weight * dense
     moments = of.moment / 4 if job.optimizer == "adam8bit" else of.moment
     numbers = _numbers(job, mine) if job.trained is None else NUMBERS[_known(job.optimizer)]
@@ -258,7 +297,9 @@ def _gathered(job: Job, mine: Held) -> Any:
     ranks = job.layout.data * np.asarray(job.layout.context)
     found = np.where((np.asarray(job.layout.sharding) == 3) & (ranks > 1), np.where(p > 1, whole, one), 0.0)
     if job.trained is not None and job.frozen_bytes < of.weight:  # the matrix being multiplied, in 16 bits
-        found = found + of.weight * max(one.entries for one in job.architecture.products() if one.part != "head")
+        found = found + of.weight * max(
+            one.entries for one in job.architecture.products() if one.part != "head"
+        )
     return found
 
 
@@ -272,7 +313,8 @@ def _loss(job: Job) -> tuple[Any, Any]:
     t = np.asarray(layout.tensor)
     streams = np.where(layout.sequence_parallel, t, 1)
     head = n / streams * a.width * 2 * of.activation
-    copies = {"in_place": 8.0, "torch": 12.0, "fused": of.activation}[software.loss]
+    ways: dict[str, Any] = {"in_place": 8.0, "torch": np.where(t > 1, 16.0, 12.0), "fused": of.activation}
+    copies = ways[software.loss]
     entries = np.minimum(n * a.vocab, 2**24) if job.chunked_loss else n * a.vocab
     float32 = 4.0 if of.activation == 4 and software.loss != "fused" else 0.0  # needs no copy
     return head, entries / t * (of.activation + copies - float32)
@@ -299,6 +341,38 @@ def _buffers(job: Job, mine: Held) -> Any:
 
 def _context(job: Job) -> Any:
     if runs_on_cpu(job.accelerator):
-        return 0.0
+        return PROGRAM
     groups = [job.layout.data, job.layout.tensor, job.layout.pipeline, job.layout.context]
     return CONTEXT + COMMUNICATORS * sum((np.asarray(one) > 1).astype(float) for one in groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """Bytes with their interval, against what the accelerator has."""
+
+    low: Number
+    value: Number
+    high: Number
+    capacity: float
+    """The accelerator's memory."""
+
+    @property
+    def fits(self) -> Any:
+        """Whether it does for certain: the upper end of the interval is less than there is."""
+        return self.high <= self.capacity
+
+    @property
+    def hopeless(self) -> Any:
+        """Whether even the lower end is more than there is."""
+        return self.low > self.capacity
+
+    @property
+    def free(self) -> Number:
+        """Bytes left at the upper end; negative: missing."""
+        return self.capacity - self.high
+
+
+def fits(job: Job) -> Fits:
+    """Whether the step fits into the accelerator's memory, with the middle 80 % of what was measured as margin."""
+    value = memory(job).total
+    return Fits(value * INTERVAL[0], value, value * INTERVAL[1], job.accelerator.memory)

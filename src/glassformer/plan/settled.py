@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from glassformer.errors import UsageError
 from glassformer.plan import given
@@ -14,12 +15,14 @@ from glassformer.plan.chosen import Chosen, DoesNotFit, as_given, chosen, given_
 from glassformer.plan.doubts import NOTES, doubts, nearest, over
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.layout import Job, Layout
+from glassformer.plan.machine import read_profile
 from glassformer.plan.memory import memory
 from glassformer.plan.numbers import numbers
 from glassformer.plan.plan import Plan
+from glassformer.plan.precision import Precision, precision
 from glassformer.plan.quantity import Quantity
 from glassformer.plan.rates import Rates
-from glassformer.plan.steptime import step_time
+from glassformer.plan.steptime import StepTime, step_time
 from glassformer.plan.words import one_value
 
 
@@ -50,7 +53,7 @@ def planned(
     want = with_batch(with_tokens(want), count)
     found = layout_of(setting, want, count, quick=quick)
     job = found.job
-    step, held = step_time(job, setting.rates), memory(job)
+    step, held = _step(setting, job), memory(job)
     made = numbers(want, job, step, held, own_machine=setting.own, calibrated=setting.calibrated, price=setting.price,
                    carbon=setting.carbon)  # fmt: skip
     title = f"{want.name} on {_on(setting, count)}"
@@ -81,7 +84,7 @@ def planned(
 def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False) -> Chosen:
     """The job with its layout."""
     assert want.batch is not None  # with_batch
-    kind = pick_precision(want, setting.machine)
+    kind = own_precision(setting, want) if setting.own else pick_precision(want, setting.machine)
     job = Job(
         want.architecture, setting.machine, kind, Layout(), want.batch, want.length, want.read_length, want.optimizer,
         chunked_loss=want.own,
@@ -101,6 +104,33 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
                                                                               "these does.",
             do=error.do,
         ) from None  # fmt: skip
+
+
+def own_precision(setting: Setting, want: Asked) -> Precision:
+    """What the trainer would choose on this machine: the quickest, unless the recipe says."""
+    assert want.batch is not None  # with_batch
+    if want.precision is not None or want.architecture.kind == "network":
+        return precision({"bf16": "bf16-grads16"}.get(want.precision or "", want.precision or "fp32"))
+    from glassformer.plan.cpu import step_time as cpu_step_time  # it reads settings, which load pydantic
+
+    rows = want.micro_batch or want.batch
+    found = cpu_step_time(want.architecture, read_profile(), batch=rows, length=want.length)
+    return precision({"bf16": "bf16-grads16"}.get(found.precision, found.precision))
+
+
+def _step(setting: Setting, job: Job) -> StepTime:
+    """A step's time: by the rates, or, of this machine, by what was measured of each operation on it."""
+    if not setting.own or job.architecture.kind == "network":
+        return step_time(job, setting.rates)
+    from glassformer.plan.cpu import step_time as cpu_step_time
+
+    rows = int(job.layout.micro_batch)
+    named: Any = {"bf16-grads16": "bf16"}.get(job.precision.name, job.precision.name)
+    one = cpu_step_time(job.architecture, read_profile(), batch=rows, length=job.length, precision=named)
+    n = job.batch / rows
+    nothing = dict.fromkeys(("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0)
+    return StepTime(matmul=n * one.products, pattern=n * one.attention, bandwidth=n * one.elements, head=n * one.loss,
+                    optimizer=one.update, **nothing)  # fmt: skip
 
 
 def _fits(job: Job, count: int) -> bool:
@@ -148,7 +178,7 @@ def for_minutes(setting: Setting, want: Asked, count: int) -> Asked:
     """A recipe that trains for so many minutes: as many tokens as the steps of that time have."""
     once = replace(want, tokens=1.0)
     found = layout_of(setting, with_batch(once, count), count, quick=True)
-    seconds = float(step_time(found.job, setting.rates).total)
+    seconds = float(_step(setting, found.job).total)
     steps = max(1, round((want.minutes or 0) * 60 / seconds))
     said = f"{want.sources['tokens']}: {want.minutes:g} minutes of steps of {one_value(seconds, 's')}"
     return replace(want, tokens=float(steps * found.job.tokens), sources={**want.sources, "tokens": said})
