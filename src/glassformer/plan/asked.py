@@ -23,6 +23,8 @@ from glassformer.plan.quantity import Quantity
 if TYPE_CHECKING:
     from glassformer.train.recipe import AnyRecipe
 
+_AT_LEAST = 1024
+"""Rows of a step, one for each accelerator, up to so many."""
 LENGTH = 4096
 """Tokens in a row, where nobody says."""
 
@@ -92,11 +94,11 @@ def with_batch(want: Asked, count: int) -> Asked:
     if want.batch is not None:
         return want
     assert want.tokens is not None  # with_tokens
-    rows = 0.58 * want.tokens**0.571 / want.length
+    rows = max(0.58 * want.tokens**0.571 / want.length, min(count, _AT_LEAST))
     odd = count
     while odd % 2 == 0:
         odd //= 2
-    power = max(0, round(math.log2(max(rows / odd, 1e-9))))
+    power = max(0, math.ceil(math.log2(rows / odd) - 0.5)) if odd < rows else 0
     batch = odd * 2**power
     said = "0.58 D^0.571 tokens (Step Law, 2503.04715), in rows that divide among the accelerators"
     return replace(want, batch=batch, sources={**want.sources, "batch": said})
@@ -133,7 +135,7 @@ def _preset(name: str, overrides: Mapping[str, Any] | None) -> Asked | None:
         sources["batch"] = f"as that run had it: {run['source']}"
     return Asked(
         found.title, found.architecture, found.tokens, found.length or LENGTH, found.read_length,
-        batch=int(batch) if batch else None, sources=sources,
+        batch=int(batch) if batch else None, sources=sources, context=found.length,
     )  # fmt: skip
 
 

@@ -87,7 +87,9 @@ def calibrate(rows: Sequence[Row], rates: Rates = RATES, at_most: int = 4) -> Ra
     """The rates for one's own cluster, from a few measured rows of it: `pace`, and the rates that matter most to them."""
     rows = timed(rows)
     if not rows:
-        raise UsageError("There is no row to calibrate with.", expected="Rows with a shape, a layout and a time.")
+        raise UsageError(
+            "There is no row to calibrate with.", expected="Rows with a shape, a layout and a time."
+        )
     if not 1 <= at_most <= len(FREE):
         raise UsageError(f"Not {at_most} efficiencies can be calibrated.", expected=f"1 to {len(FREE)}.")
     todo, taken = stack([row.job for row in rows if row.job]), np.log([row.seconds or 1.0 for row in rows])
@@ -96,7 +98,9 @@ def calibrate(rows: Sequence[Row], rates: Rates = RATES, at_most: int = 4) -> Ra
     for name in FREE:
         moved = replace(rates, **{name: getattr(rates, name) * 1.1})
         change = (np.log(spent(todo, moved).total) - before) / np.log(1.1)
-        moves[name] = float(np.std(change)) if len(rows) > 1 else 0.0  # what is alike in all rows is the pace's
+        moves[name] = (
+            float(np.std(change)) if len(rows) > 1 else 0.0
+        )  # what is alike in all rows is the pace's
     names = ["pace", *sorted(FREE, key=lambda name: -moves[name])[: at_most - 1]]
     sure = np.array([PACE_SPREAD if name == "pace" else 0.15 for name in names])
     found = _fit(todo, taken, np.ones(len(rows)), names, rates, rates, sure / 0.7)

@@ -16,13 +16,18 @@ from glassformer.errors import UsageError, nearest
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.layout import Job, Layout, Recompute
 from glassformer.plan.memory import memory, runs_on_cpu
-from glassformer.plan.steptime import RATES, Rates, step_time
+from glassformer.plan.rates import RATES, Rates
+from glassformer.plan.steptime import step_time
 from glassformer.units import show_bytes
 
 _SHOWN = 4
 """Other layouts that are told."""
 _SHORT = {"data": "dp", "tensor": "tp", "pipeline": "pp", "interleave": "vp", "context": "cp", "expert": "ep",
           "sharding": "zero", "micro_batch": "mb"}  # fmt: skip
+
+
+class DoesNotFit(UsageError):
+    """No layout of so many accelerators has the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ def chosen(job: Job, count: int, rates: Rates = RATES) -> Chosen:
     if not size:
         raise UsageError(
             f"No layout divides {job.batch:,} rows of {job.architecture.name} among {count:,} accelerators.",
-            expected="A batch that the replicas share, or fewer accelerators.",
+            expected=f"A number such as {_friendly(count)}, or a batch that the replicas can share.",
             do="Give another --count or --batch.",
         )  # fmt: skip
     jobs = replace(job, layout=many)
@@ -53,7 +58,7 @@ def chosen(job: Job, count: int, rates: Rates = RATES) -> Chosen:
     fits = needs <= job.accelerator.memory
     if not fits.any():
         least = int(np.argmin(needs))
-        raise UsageError(
+        raise DoesNotFit(
             f"{job.architecture.name} does not fit on {count:,} x {job.accelerator.name}: the leanest layout "
             f"({in_words(many.at(least))}) needs {show_bytes(needs[least])} of {show_bytes(job.accelerator.memory)}.",
             do="Take more accelerators, or ones with more memory, or shorter rows.",
@@ -196,6 +201,17 @@ def _inner(a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, 
                 for stage in (1, 3) if n * c > 1 and p == 1 else (1,) if n * c > 1 else (0,):
                     for again in modes:
                         yield n, t, p, v, c, x, stage, micro, again
+
+
+def ladder(least: int = 1) -> list[int]:
+    """Counts that divide well: 1, 2, 3, 4, 6, 8, 12, 16, ... up to a million."""
+    return sorted(n for n in {2**k for k in range(21)} | {3 * 2**k for k in range(19)} if n >= least)
+
+
+def _friendly(count: int) -> str:
+    below = max((n for n in ladder() if n < count), default=1)
+    above = next((n for n in ladder(count + 1)), below)
+    return f"{below:,} or {above:,}"
 
 
 def _powers(most: int) -> list[int]:

@@ -51,23 +51,32 @@ def seconds(wire: Number, bandwidth: Number, num_hops: Number = 1.0, latency: fl
     return np.where(np.asarray(wire) > 0, latency * num_hops + wire / bandwidth, 0.0)
 
 
-def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1) -> Number:
+def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, total: Number = np.inf) -> Number:
     """Bytes a second for each rank of a ring of `ranks`, whose neighbours are `inner` accelerators apart.
 
-    `inner` is how many accelerators of other groups lie between two members (the tensor ranks, for replicas).
+    `inner` is how many accelerators of other groups lie between two members (the tensor ranks, for replicas). A group
+    stays in its domain where groups of its size fill the domain, or where the domain holds all `total` accelerators.
     """
-    inside = np.maximum(1, np.minimum(ranks, accelerator.domain // np.maximum(1, np.asarray(inner))))
+    domain, ranks = accelerator.domain, np.asarray(ranks, float)
+    inside = np.maximum(1, np.minimum(ranks, domain // np.maximum(1, np.asarray(inner))))
     outside = np.minimum(inside * accelerator.scale_out, accelerator.scale_up)
-    stays = np.asarray(ranks) * inner <= accelerator.domain
+    span = ranks * inner
+    stays = (span <= domain) & ((np.mod(domain, span) == 0) | (np.asarray(total) <= domain))
     return np.where(stays | (accelerator.scale_out == 0), accelerator.scale_up, outside)
 
 
-def exchange_seconds_per_byte(accelerator: Accelerator, ranks: Number, inner: Number = 1) -> Number:
-    """Of an all-to-all: the part that stays in the domain and the part that leaves it go at the same time."""
-    inside = np.maximum(1, np.minimum(ranks, accelerator.domain // np.maximum(1, np.asarray(inner))))
-    leaves = 1.0 - inside / np.maximum(1, ranks)
-    out = leaves / (accelerator.scale_out or accelerator.scale_up)
-    return np.maximum(out, (1.0 - leaves) / accelerator.scale_up)
+def exchange_seconds(accelerator: Accelerator, token: Number, copies: int, ranks: Number) -> Number:
+    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`.
+
+    Copies to experts in the own domain take its inner links. To each other domain that holds any of its experts a token
+    is sent once, and copied there: with k copies and g domains, (g - 1) (1 - (1 - 1/g)^k) times on average.
+    """
+    ranks = np.maximum(1.0, np.asarray(ranks, float))
+    domains = np.maximum(1.0, ranks / accelerator.domain)
+    within = copies * (1.0 - 1.0 / np.minimum(ranks, accelerator.domain))
+    leaving = (domains - 1.0) * (1.0 - (1.0 - 1.0 / domains) ** copies)
+    outer = leaving / (accelerator.scale_out or accelerator.scale_up)
+    return token * np.maximum(within / accelerator.scale_up, outer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,10 +128,7 @@ def training(
         if a.only_last_learns:
             return one.total + products[-1]
         return 3 * one.total - products[0]  # the gradient of its inputs is nobody's
-    again = {
-        Recompute.NONE: 0.0, Recompute.SELECTIVE: one.pattern, Recompute.FULL: one.layers,
-        Recompute.HALF: one.layers / 2,
-    }[recompute]  # fmt: skip
+    again = {Recompute.NONE: 0.0, Recompute.SELECTIVE: one.pattern, Recompute.FULL: one.layers}[recompute]
     again += one.pattern / 2 if fused_attention else 0.0
     if trained is None:
         return 3 * one.total + again

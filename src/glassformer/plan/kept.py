@@ -121,13 +121,14 @@ def _frame(job: Job, kind: LayerKind) -> _Frame:
 
 def _norm(frame: _Frame, name: str, read: str) -> Iterator[Kept]:
     d, n = frame.job.architecture.width, frame.tokens / frame.streams
-    eager = not frame.job.software.fused_kernels
-    full = Recompute.FULL if read == "resid_pre" else Recompute.NONE
-    if eager and frame.job.architecture.norm == "rmsnorm":
-        yield Kept(read, 4 * d * n, full)
-        yield Kept(f"{name}.scaled", (4 * d * frame.trains_all + 4) * n, Recompute.NONE)
-    else:
-        yield Kept(read, (frame.stream * d + 8) * n, full)
+    full = Recompute.FULL if read == "resid_pre" else frame.cheap
+    yield Kept(read, frame.stream * d * n, full)
+    if frame.job.software.fused_kernels or frame.job.architecture.norm == "layernorm":
+        yield Kept(f"{name}.scale", 8 * n, frame.cheap)
+        return
+    trained = frame.trains_all or frame.job.software.adapter == "scale"
+    yield Kept(f"{read}.float32", (4 - frame.stream) * d * n, frame.cheap)
+    yield Kept(f"{name}.scaled", (4 * d * trained + 4) * n, frame.cheap)
 
 
 def _attention(frame: _Frame, kind: LayerKind) -> Iterator[Kept]:
@@ -135,8 +136,7 @@ def _attention(frame: _Frame, kind: LayerKind) -> Iterator[Kept]:
     n, t = frame.tokens, np.asarray(job.layout.tensor)
     k = a.kv_width / np.minimum(t, a.kv_heads)
     value = a.heads * a.latent.value_width if a.latent else a.q_width
-    for one in _norm(frame, "ln1", "resid_pre"):
-        yield one._replace(at=max(one.at, frame.cheap))
+    yield from _norm(frame, "ln1", "resid_pre")
     adapted = not frame.trains_all and job.software.adapter == "lora"
     if frame.trains_all or adapted or frame.keeps_inputs:
         yield Kept("ln1.normalized", frame.a * a.width * n / frame.streams, frame.cheap)
@@ -177,8 +177,7 @@ def _feedforward(frame: _Frame, kind: LayerKind) -> Iterator[Kept]:
     if not (a.ff_width or kind.name == "experts"):
         return
     if not a.parallel:
-        for one in _norm(frame, "ln2", "resid_mid"):
-            yield one._replace(at=frame.cheap)
+        yield from _norm(frame, "ln2", "resid_mid")
     if frame.keeps_inputs:
         yield Kept("ln2.normalized", frame.a * a.width * n / frame.streams, frame.cheap)
     if kind.name == "experts":
@@ -207,8 +206,7 @@ def _cross(frame: _Frame) -> Iterator[Kept]:
     job, a, n, t = frame.job, frame.job.architecture, frame.tokens, np.asarray(frame.job.layout.tensor)
     read = (job.read_length or job.length) / job.length
     k = a.kv_width / np.minimum(t, a.kv_heads)
-    for one in _norm(frame, "ln_cross", "resid_cross"):
-        yield one._replace(at=frame.cheap)
+    yield from _norm(frame, "ln_cross", "resid_cross")
     yield Kept("ln_cross.normalized", frame.a * a.width * n / frame.streams, frame.cheap)
     yield Kept("cross.q", frame.a * a.q_width * n / t, Recompute.SELECTIVE)
     yield Kept("cross.kv", 2 * frame.a * k * n * read, Recompute.SELECTIVE)

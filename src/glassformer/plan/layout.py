@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,6 @@ class Recompute(IntEnum):
     """The attention pattern (Korthikanti et al. 2022, 2205.05198)."""
     FULL = 2
     """Every layer, from what it read."""
-    HALF = 3
-    """Every second layer, or every second product of each."""
 
 
 @dataclass(frozen=True, slots=True)

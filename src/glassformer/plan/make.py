@@ -15,17 +15,19 @@ from typing import Any
 
 from glassformer.errors import UsageError
 from glassformer.plan import given
-from glassformer.plan.allocate import DEFAULT, LARGEST_RUN, LossLaw, BestSize, best_size, read_law
+from glassformer.plan.allocate import DEFAULT, LARGEST_RUN, BestSize, LossLaw, best_size, read_law, usual
+from glassformer.plan.flops import training
 from glassformer.plan.asked import LENGTH, Asked, asked, pick_precision, with_batch, with_tokens
 from glassformer.plan.campaigns import runs_like
-from glassformer.plan.chosen import Chosen, as_given, chosen, given_layout
+from glassformer.plan.chosen import Chosen, DoesNotFit, as_given, chosen, given_layout, ladder
 from glassformer.plan.hardware import Accelerator, accelerator, data_rows
 from glassformer.plan.layout import Job, Layout
 from glassformer.plan.memory import INTERVAL, memory
 from glassformer.plan.numbers import Numbers, numbers
 from glassformer.plan.plan import Plan
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.steptime import RATES, Rates, step_time
+from glassformer.plan.rates import RATES, Rates
+from glassformer.plan.steptime import step_time
 from glassformer.plan.words import one_value
 from glassformer.units import show_bytes
 
@@ -34,6 +36,8 @@ USUAL_HARDWARE = "H100-SXM-80GB"
 USUAL_DAYS = 90.0
 """As long as the longest runs take."""
 _MOST = 2**20
+_LONGEST = 1000 * 365.25
+"""Days."""
 _CLOSE = 0.02
 """A size found by turns, to this share of its FLOPs."""
 
@@ -114,17 +118,17 @@ def plan(
         want = _for_minutes(setting, want, num or 1)
     want = with_tokens(want, str(law or DEFAULT))
     if num is None:
-        num = _fewest(setting, want, (seconds or USUAL_DAYS * 86_400) / 86_400)
+        num = _fewest(setting, want, (seconds or USUAL_DAYS * 86_400) / 86_400, must=seconds is not None)
         if seconds is None:
-            note = f"{num:,} accelerators are the fewest that take at most {USUAL_DAYS:g} days; --count says another."
+            note = f"{num:,} accelerators are the fewest that take at most {USUAL_DAYS:g} days, or least; --count says another."
             return _planned(setting, want, num, notes=(note,), spend=spend)
     elif seconds is not None:
         found = _planned(setting, want, num, spend=spend)
         took = found.quantities["days"]
         if took.value > seconds / 86_400:
-            need = _fewest(setting, want, seconds / 86_400) if not own else None
+            need = _fewest(setting, want, seconds / 86_400, must=False)
             extra = f"{one_value(took.value, 'days')} are more than the {one_value(seconds / 86_400, 'days')} given" + (
-                f"; {need:,} accelerators would do." if need else ".")  # fmt: skip
+                f"; {need:,} accelerators come nearest." if not own else ".")  # fmt: skip
             return replace(found, warnings=(extra, *found.warnings))
         return found
     return _planned(setting, want, num, spend=spend)
@@ -189,7 +193,24 @@ def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
     setting.machine.peak(kind.peak)
     if setting.layout is not None:
         return as_given(replace(job, layout=given_layout(setting.layout, count, job)), setting.rates)
-    return chosen(job, count, setting.rates)
+    try:
+        return chosen(job, count, setting.rates)
+    except DoesNotFit as error:
+        if setting.own:
+            raise
+        least = next((n for n in ladder(count + 1) if _fits(job, n)), None)
+        raise DoesNotFit(
+            error.what, expected=f"At least {least:,} of them." if least else "Another accelerator: no number of these does.",
+            do=error.do,
+        ) from None  # fmt: skip
+
+
+def _fits(job: Job, count: int) -> bool:
+    try:
+        chosen(job, count)
+    except UsageError:
+        return False
+    return True
 
 
 def _planned(
@@ -226,17 +247,15 @@ def _on(setting: Setting, count: int) -> str:
     return f"this machine ({setting.machine.name})" if setting.own else f"{count:,} x {setting.machine.name}"
 
 
-def _fewest(setting: Setting, want: Asked, days: float) -> int:
-    """The fewest accelerators that take at most so many days, of 1, 2, 3, 4, 6, 8, 12, ..."""
-    ladder = sorted({2**k for k in range(21)} | {3 * 2**k for k in range(19)})
-    least = want.tokens or 0
-    flops = 6.0 * want.architecture.active_parameters * least
+def _fewest(setting: Setting, want: Asked, days: float, *, must: bool = True) -> int:
+    """The fewest accelerators that take at most so many days; where none do and nothing `must`, those that take least."""
+    if setting.own:
+        return 1
+    flops = 6.0 * want.architecture.active_parameters * (want.tokens or 0.0)
     kind = pick_precision(want, setting.machine)
     ideal = flops / (setting.machine.peak(kind.peak) * 86_400 * days)
-    why = ""
-    for count in ladder:
-        if count < ideal:
-            continue
+    best, why = (math.inf, 0), ""
+    for count in [n for n in ladder() if n >= ideal] or ladder()[-8:]:
         try:
             took = _planned(setting, want, count, quick=True).quantities["days"].value
         except UsageError as error:
@@ -244,9 +263,15 @@ def _fewest(setting: Setting, want: Asked, days: float) -> int:
             continue
         if took <= days:
             return count
+        if took > 1.5 * best[0]:
+            break  # more of them only wait for each other
+        best = min(best, (took, count))
+    if best[1] and not must:
+        return best[1]
+    said = f"{best[1]:,} take {one_value(best[0], 'days')}, and more are no quicker." if best[1] else why
     raise UsageError(
-        f"Not even {ladder[-1]:,} x {setting.machine.name} train {want.name} in {one_value(days, 'days')}.",
-        expected=why and f"The last said: {why}", do="Give more --days, fewer --tokens or another --hardware.",
+        f"No number of {setting.machine.name} trains {want.name} in {one_value(days, 'days')}.", expected=said,
+        do="Give more --days, fewer --tokens or another --hardware.",
     )  # fmt: skip
 
 
@@ -276,13 +301,25 @@ def _best_for(setting: Setting, count: int | None, seconds: float | None, spend:
     for _ in range(8):
         hours = _hours(setting, count, seconds, spend, flops, share * peak)
         guess = flops or hours * 3600 * share * peak
+        if count and guess / (count * share * peak) > _LONGEST * 86_400:
+            raise UsageError(
+                f"{guess:.3g} FLOPs take {count:,} x {setting.machine.name} "
+                f"{one_value(guess / (count * share * peak) / 86_400, 'days')}.", expected="More accelerators, or less of a budget.",
+            )  # fmt: skip
+        least = _least(setting, count or 1)
+        if guess < least:
+            raise UsageError(
+                f"The budget trains nothing: it is {guess:.2g} FLOPs on {count or 1:,} x {setting.machine.name}.",
+                expected=f"At least {least:.2g} FLOPs, {one_value(least / (share * peak) / 3600 * _price(setting), '$')}: the "
+                "smallest model that is counted, for ten steps.",
+            )  # fmt: skip
         best = best_size(guess, setting.law, length=setting.length or LENGTH, serve=setting.serve, unique=setting.unique)
         said = f"best for {guess:.3g} FLOPs by the law {best.law.name}: {best.law.source}"
         want = Asked(
             best.architecture.name, best.architecture, best.tokens, setting.length or LENGTH, batch=setting.batch,
             precision=setting.precision, own=setting.own, sources={"parameters": said, "tokens": said, "length": "4,096, or given"},
         )  # fmt: skip
-        num = count or _fewest(setting, want, (seconds / 86_400) if seconds else USUAL_DAYS)
+        num = count or _fewest(setting, want, (seconds / 86_400) if seconds else USUAL_DAYS, must=False)
         found = _planned(setting, want, num, optimum=best, quick=True)
         took = found.quantities["accelerator_hours"].value
         reached = found.quantities["flops"].value / (took * 3600 * peak)
@@ -291,6 +328,12 @@ def _best_for(setting: Setting, count: int | None, seconds: float | None, spend:
         share = reached
     assert found is not None
     return _planned(setting, want, num, optimum=best, spend=spend)
+
+
+def _least(setting: Setting, count: int) -> float:
+    """FLOPs of ten steps of the smallest model, a row for each accelerator."""
+    length = setting.length or LENGTH
+    return 10 * min(count, 1024) * length * training(usual(1e4, length), length, convention="causal")
 
 
 def _hours(
@@ -375,6 +418,12 @@ def _warnings(
             f"{show_bytes(used * INTERVAL[1])}."
         )
     count = int(job.layout.accelerators)
+    good = quantities["goodput"]
+    if good.value < 0.5:
+        yield (
+            f"Failures take {1 - good.value:.0%} of the time: at the rates of today's systems one comes every "
+            f"{one_value(quantities['mtbf_hours'].value / 24, 'days')}. Fewer accelerators, or quicker restarts."
+        )
     if count > 100_000:
         yield f"No run on more than 100,000 accelerators is published; {count:,} are beyond all measured rows."
     if not setting.own:

@@ -33,9 +33,12 @@ from glassformer.plan.stages import Held, held, in_flight, layer_kinds, layers_o
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
-COMMUNICATORS = 0.4e9
+COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
-FRAGMENTATION = 0.04
+BUCKET, LIVE = 5e8, 1e9
+"""Numbers in each of DeepSpeed's two buckets (`reduce_bucket_size`, `allgather_bucket_size`), and those that its stage 3
+keeps gathered (`stage3_max_live_parameters`), by default."""
+FRAGMENTATION = 0.02
 """Of what comes and goes in a step, that the allocator holds and cannot give."""
 INTERVAL = (0.93, 1.10)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
@@ -164,9 +167,12 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     last = stage == np.asarray(layout.pipeline) - 1
     head, logits = _loss(job)
     activations = activations + last * head
+    if software.engine == "deepspeed":
+        handed = job.precision.activation * a.width * layer_tokens(job, kinds[-1])
+        activations = activations + flying * handed * (np.asarray(layout.pipeline) > 1)
     loss = last * logits
     gathered = _gathered(job, mine)
-    buffers = _buffers(job)
+    buffers = _buffers(job, mine)
     moving = gathered + activations + np.maximum(layer, loss) + buffers
     is_cpu = runs_on_cpu(job.accelerator)
     return Memory(
@@ -215,6 +221,7 @@ def _states(job: Job, mine: Held, stage: NDArray[Any]) -> dict[str, Any]:
     }
     if job.software.offload_optimizer:
         states |= {"masters": 0.0, "optimizer": 0.0}
+        states["gradients"] = np.where(sharding >= 2, 0, states["gradients"])
     return states
 
 
@@ -241,10 +248,18 @@ def _gathered(job: Job, mine: Held) -> Any:
     of, p = job.precision, np.asarray(job.layout.pipeline)
     weight = min(of.weight, of.activation) if job.trained is None else job.frozen_bytes
     gradient = of.gradient if job.trained is None else 0.0
-    one = 2 * weight * mine.layer + weight * mine.outer + (of.activation + gradient) * (gradient > 0) * mine.layer
+    live = 2 * mine.layer
+    if job.software.engine == "deepspeed":
+        live = np.maximum(live, np.minimum(LIVE, mine.layers + mine.experts))
+    one = weight * (live + mine.outer)
+    if gradient:
+        one = one + (of.activation + gradient) * mine.layer + of.activation * mine.outer
     whole = (weight + gradient) * mine.total
     ranks = job.layout.data * np.asarray(job.layout.context)
-    return np.where((np.asarray(job.layout.sharding) == 3) & (ranks > 1), np.where(p > 1, whole, one), 0.0)
+    found = np.where((np.asarray(job.layout.sharding) == 3) & (ranks > 1), np.where(p > 1, whole, one), 0.0)
+    if job.trained is not None and job.frozen_bytes < of.weight:  # the matrix being multiplied, in 16 bits
+        found = found + of.weight * max(one.entries for one in job.architecture.products() if one.part != "head")
+    return found
 
 
 def _loss(job: Job) -> tuple[Any, Any]:
@@ -257,12 +272,13 @@ def _loss(job: Job) -> tuple[Any, Any]:
     t = np.asarray(layout.tensor)
     streams = np.where(layout.sequence_parallel, t, 1)
     head = n / streams * a.width * 2 * of.activation
-    copies = 0 if software.fused_loss else 4 if of.activation == 4 else 8
+    copies = {"in_place": 8.0, "torch": 12.0, "fused": of.activation}[software.loss]
     entries = np.minimum(n * a.vocab, 2**24) if job.chunked_loss else n * a.vocab
-    return head, entries / t * (of.activation + copies + (of.activation if software.fused_loss else 0))
+    float32 = 4.0 if of.activation == 4 and software.loss != "fused" else 0.0  # needs no copy
+    return head, entries / t * (of.activation + copies - float32)
 
 
-def _buffers(job: Job) -> Any:
+def _buffers(job: Job, mine: Held) -> Any:
     """What tensor ranks gather of a divided stream, keys of other context ranks, what stages hand on."""
     a, layout, of = job.architecture, job.layout, job.precision
     if a.kind == "network":
@@ -270,9 +286,14 @@ def _buffers(job: Job) -> Any:
     n = layer_tokens(job, layer_kinds(a)[-1])
     t, c = np.asarray(layout.tensor), np.asarray(layout.context)
     streams = np.where(layout.sequence_parallel, t, 1)
-    gathered = np.where((t > 1) & (streams > 1), of.activation * a.width * n, 0)
+    gathered = np.where((t > 1) & (streams > 1), 2 * of.activation * a.width * n, 0)
     keys = np.where(c > 1, 2 * of.activation * a.kv_width * n * c / np.minimum(t, a.kv_heads), 0)
     handed = np.where(np.asarray(layout.pipeline) > 1, 2 * of.activation * a.width * n / streams, 0)
+    ranks = layout.data * c
+    if job.software.engine == "deepspeed":
+        flat = 4 * mine.total / ranks if not job.software.offload_optimizer else 0
+        buckets = 2 * of.weight * np.minimum(BUCKET, mine.total) + flat
+        gathered = gathered + np.where((ranks > 1) & (np.asarray(layout.sharding) > 0), buckets, 0)
     return gathered + keys + handed
 
 

@@ -21,6 +21,8 @@ class Rates:
     """The same, of 4 bits."""
     waves: float = 0.5
     """How much of the loss by tiles and waves is felt: 0 none, 1 all."""
+    shallow: float = 0.1
+    """Time that is added to products with sums of a thousand terms; twice as much for half as many."""
     misaligned: float = 0.4
     """Time that is added to products where only 8 divides a side."""
     odd_heads: float = 4.0
@@ -33,16 +35,20 @@ class Rates:
     """Of that, by kernels that add a bias to the scores."""
     score: float = 12.0
     """Vector operations for each score of the pattern."""
+    ring: float = 0.1
+    """Time that each further context rank adds to attention that goes around them (PyTorch)."""
     bandwidth: float = 0.7
     """Of the memory's bandwidth, by norms, activations and the like."""
     single: float = 2.0
     """Times as many bytes where these are not fused."""
-    launch: float = 60e-6
-    """Seconds for each layer pass, whatever its size."""
-    expert_launch: float = 200e-6
-    """Seconds for each layer pass with experts, beside it, with the software of 2026."""
-    expert_progress: float = 1.5
-    """Times that these were longer a year before."""
+    launch: float = 300e-6
+    """Seconds that the host takes for each layer pass, while the accelerator works on the last."""
+    expert_launch: float = 500e-6
+    """The same, beside it, for a layer with experts, with the software of 2026."""
+    expert_each: float = 100e-6
+    """The same, for each expert that the rank holds."""
+    expert_progress: float = 1.3
+    """Times that the last two were longer a year before."""
     scale_up: float = 0.7
     """Of the link inside a domain."""
     tensor_hidden: float = 0.5

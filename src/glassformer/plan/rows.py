@@ -8,8 +8,7 @@ ran out. Rows whose shape nobody published have no job.
 Seconds that a source does not print are computed from what it prints: tokens a second, or TFLOP/s in the row's own
 convention (`flops`): full attention, causal, or hardware FLOPs with the layers computed twice.
 
-What a row leaves open is assumed, and listed in `Row.assumed`: the layout by `layouts_like`, the micro-batch 1 with a
-pipeline and all rows without, ZeRO stage 1, no recomputation.
+What a row leaves open is assumed (`row_layout`), and listed in `Row.assumed`.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from glassformer.plan.architecture import Architecture, Kind, Latent
 from glassformer.plan.flops import training
-from glassformer.plan.hardware import Accelerator, accelerators, data_rows
-from glassformer.plan.layout import Job, Layout, Recompute, Software
-from glassformer.plan.precision import PRECISIONS, Precision
-
-_RECOMPUTE = {"none": Recompute.NONE, "full": Recompute.FULL, "unknown": Recompute.NONE, "": Recompute.NONE}
+from glassformer.plan.hardware import data_rows
+from glassformer.plan.layout import Job, Recompute
+from glassformer.plan.row_layout import layout_of
+from glassformer.plan.row_machine import known, machine_of, precision_of
+from glassformer.plan.row_software import as_it_was_run, completed, measured_as
+from glassformer.plan.row_times import as_it_was_timed
 
 SHAPES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
@@ -48,20 +47,6 @@ SHAPES: Mapping[str, Mapping[str, object]] = MappingProxyType(
 """What the table's columns cannot say, by how a model's name begins: of its config.json (DeepSeek-V3, Qwen3, gpt-oss) or
 paper (T5: 1910.10683)."""
 
-CLUSTERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "bloom_prequel": {"scale_out": 6.25e9},
-        "bigscience_v100": {"scale_out": 12.5e9, "domain": 4},
-        "llmfoundry: A100": {"scale_out": 25e9},
-    }
-)
-"""Links of a source's machine where they differ from the accelerator's table: Jean Zay has four of 100 Gb/s for 8 A100
-or 4 V100 (data/accelerators.csv); llm-foundry names 1600 Gb/s a node."""
-
-
-_TWINS = {"H200-NVL-141GB": "H200-SXM-141GB"}
-"""Accelerators that the table lacks, and the nearest it has."""
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -79,7 +64,9 @@ class Row:
     seconds: float | None
     """A step."""
     bytes: float | None
-    """At the fullest accelerator."""
+    """At the fullest accelerator, as `bytes_are` says."""
+    bytes_are: str
+    """`allocated`, `reserved`, `device` or `activations`: see `measured_as`."""
     ran_out: bool
     recompute_known: bool
     fields: Mapping[str, str]
@@ -100,15 +87,15 @@ def measured_rows(path: Path | None = None) -> list[Row]:
 
 def read_row(line: Mapping[str, str]) -> Row:
     """One line of such a table."""
-    job, why = _job(line)
+    job, why = _job(completed(line))
     assumed = tuple(
         name for name in ("tp", "pp", "dp", "micro_batch", "zero_stage", "recompute")
         if line[name] in ("", "unknown")
     )  # fmt: skip
     return Row(
         line["id"], line["group"], line["source"], line["date"], line["task"], job, why, _seconds(line, job),
-        _memory(line), line["oom"] == "yes", line["recompute"] in ("none", "full") or "selective" in line["recompute"],
-        dict(line), assumed,
+        _memory(line), measured_as(line), line["oom"] == "yes",
+        line["recompute"] in ("none", "full") or "selective" in line["recompute"], dict(line), assumed,
     )  # fmt: skip
 
 
@@ -146,23 +133,22 @@ def _job(line: Mapping[str, str]) -> tuple[Job | None, str]:
         return None, f"nobody published {', '.join(missing)}"
     if line["arch"] not in ("decoder", "decoder-moe", "prefix-LM (GLM)", "encoder-decoder"):
         return None, f"its architecture is {line['arch']}"
-    if line["accelerator"] not in accelerators() and line["accelerator"] not in _TWINS:
+    if not known(line["accelerator"]):
         return None, f"{line['accelerator']} is not in the table"
     architecture = _architecture(line, shape)
-    accelerator = _machine(line)
+    accelerator = machine_of(line)
     batch = int(float(line["global_batch_seqs"]))
-    precision = _precision(line, accelerator)
+    precision = precision_of(line, accelerator)
     tuned = "lora" in line["task"] or "adapter" in line["task"]
     trained = int(0.0007 * architecture.parameters.total) if tuned else None
     if found := re.search(r"trainable ([\d,]+)", line["sharding_note"]):
         trained = int(found[1].replace(",", ""))
-    layout = _layout(line, architecture, accelerator, batch, tuned)
+    layout = layout_of(line, architecture, accelerator, batch, tuned)
     written, read = _lengths(line)
-    return Job(
-        architecture, accelerator, precision, layout, batch=batch, length=written, read_length=read, 
-        trained=trained, fused_attention=_fused(line),
-        causal_half=architecture.kind != "encoder", software=_software(line),
-    ), ""  # fmt: skip
+    job = Job(
+        architecture, accelerator, precision, layout, batch=batch, length=written, read_length=read, trained=trained,
+    )  # fmt: skip
+    return as_it_was_timed(as_it_was_run(job, line), line), ""
 
 
 def _shape(model: str) -> Mapping[str, object]:
@@ -184,137 +170,6 @@ def _architecture(line: Mapping[str, str], shape: Mapping[str, object]) -> Archi
     return replace(made, **shape)  # type: ignore[arg-type]
 
 
-def _machine(line: Mapping[str, str]) -> Accelerator:
-    """The accelerator, with the links of the source's machine; a peak nobody knows is taken from its neighbours."""
-    found = accelerators()[_TWINS.get(line["accelerator"], line["accelerator"])]
-    for name, links in CLUSTERS.items():
-        source, _, part = name.partition(": ")
-        if line["source"] == source and part in line["group"]:
-            found = replace(found, **links)  # type: ignore[arg-type]
-    if "int8" in line["precision"]:
-        # 8-bit products (AQT) at twice the peak of 16 bits; the table has no other 8-bit peak for these
-        found = replace(found, peaks={**found.peaks, "fp8": 2 * found.peaks["bf16"]})
-    if "HBM2e-500W" in found.name:
-        near = accelerators()["H100-SXM-80GB"]
-        found = replace(found, peaks=near.peaks, achievable=near.achievable)
-    return found
-
-
-def _layout(
-    line: Mapping[str, str], a: Architecture, accelerator: Accelerator, batch: int, tuned: bool
-) -> Layout:
-    ranks = int(float(line["n_accel"]))
-    if line["tp"]:
-        tensor, pipeline, context = (_int(line, name, 1) for name in ("tp", "pp", "cp"))
-    else:
-        tensor, pipeline, context = layouts_like(a, accelerator, ranks, batch, tuned)
-    data = max(1, ranks // (tensor * pipeline * context))
-    alone = max(1, batch // data)
-    interleave = _int(line, "vp", 0) or _interleave(line, a, pipeline, context)
-    chosen = Recompute.SELECTIVE
-    if line["source"].startswith(("torchtitan", "maxtext")):
-        chosen = Recompute.HALF  # every second product, or every second layer
-    mode = _RECOMPUTE.get(line["recompute"], chosen)
-    length = int(float(line["seq_len"]))
-    likely = 1 if tuned else micro_like(a, accelerator, alone, length, (tensor, pipeline, context), mode)
-    micro = min(alone, _int(line, "micro_batch", likely))
-    return Layout(
-        data=data, tensor=tensor, pipeline=pipeline, interleave=interleave, context=context,
-        expert=_int(line, "ep", 1), sharding=_int(line, "zero_stage", 1), micro_batch=micro,
-        recompute=mode,
-        sequence_parallel=int(_year(line) >= 2022.5 or "sequence parallel" in line["sharding_note"]),
-    )  # fmt: skip
-
-
-def layouts_like(
-    a: Architecture, accelerator: Accelerator, ranks: int, batch: int, tuned: bool
-) -> tuple[int, int, int]:
-    """Tensor, pipeline and context ranks that one would choose: the fewest that hold weights and states."""
-    bytes_each = 2.3 if tuned else 6.0
-    needed = a.parameters.total * bytes_each / (0.55 * accelerator.memory)
-    most = min(8, max(1, accelerator.domain), ranks)
-    tensor = 1
-    while tensor < most and tensor < needed:
-        tensor *= 2
-    pipeline = 1
-    while tensor * pipeline < needed and tensor * pipeline * 2 <= ranks:
-        pipeline *= 2
-    context = 1
-    while ranks // (tensor * pipeline * context) > batch:
-        context *= 2
-    return tensor, pipeline, context
-
-
-def micro_like(
-    a: Architecture, accelerator: Accelerator, rows: int, length: int, divided: tuple[int, int, int], mode: Recompute
-) -> int:
-    """Rows at once that one would choose: up to 4, where activations take less than 0.4 of the memory and a pipeline
-    has 4 micro-batches for each stage."""
-    tensor, pipeline, context = divided
-    each = 2.0 if mode == Recompute.FULL else 34.0
-    held = each * length / context * a.width / tensor * a.all_layers  # in flight: all stages' layers in all
-    for micro in (4, 2):
-        whole = rows % micro == 0 and (pipeline == 1 or rows // micro >= 4 * pipeline)
-        if whole and held * micro < 0.4 * accelerator.memory:
-            return micro
-    return 1
-
-
-def _interleave(line: Mapping[str, str], a: Architecture, pipeline: int, context: int) -> int:
-    """Parts of a stage, where nobody says: about two layers each, in programs that know how to."""
-    if pipeline == 1 or line["source"].startswith(("bigscience", "glm", "mtnlg")):
-        return 1
-    if line["source"].startswith("torchtitan"):
-        return 2 if "interleaved" in line["sharding_note"] or context > 1 else 1
-    return max(1, min(8, round(a.all_layers / pipeline / 2)))
-
-
-def _year(line: Mapping[str, str]) -> float:
-    """When the software was made: years and parts of them; 2024 where the row does not say."""
-    if found := re.match(r"(\d\d)\.(\d\d)", line["date"]):
-        return 2000 + int(found[1]) + (int(found[2]) - 1) / 12
-    found = re.match(r"(\d{4})(?:-(\d\d)(?!\d))?", line["date"])
-    if not found:
-        return 2024.0
-    return int(found[1]) + ((int(found[2]) - 1) / 12 if found[2] else 0.5)
-
-
-def _fused(line: Mapping[str, str]) -> bool:
-    """Patterns are fused since FlashAttention reached the frameworks, late in 2022; T5's learned biases prevented it."""
-    return _year(line) >= 2022.75 and line["arch"] != "encoder-decoder"
-
-
-def _software(line: Mapping[str, str]) -> Software:
-    year, source, note = _year(line), line["source"], line["sharding_note"].lower()
-    vendor = source.startswith(("nemo", "mbridge", "megatron", "mlperf", "llama3", "maxtext", "t5x"))
-    by_hand = vendor or source.startswith(("narayanan", "korth", "bloom", "bigscience", "mtnlg", "megascale", "glm"))
-    compiled = source.startswith(("torchtitan", "nanogpt")) and not line["note"].startswith("none-compile")
-    return Software(
-        year=year, engine=_engine(line), graphs=source == "mbridge" and year > 2026.4 and line["moe_experts"] != "", native_attention=_native(line, vendor),
-        biased_attention=source == "llmfoundry", fused_elements=by_hand or compiled,
-        tensor_overlap="async" in note or (source.startswith(("nemo", "mbridge", "mlperf", "megatron_h")) and year > 2023.3),
-        offloaded="cpu adam" in note,
-    )  # fmt: skip
-
-
-def _engine(line: Mapping[str, str]) -> Literal["megatron", "deepspeed", "torch", "jax"]:
-    """BLOOM, MT-NLG and GLM ran Megatron's layers in DeepSpeed's pipeline; its authors compare with its ZeRO."""
-    source = line["source"]
-    if source == "narayanan2021_t2" and line["zero_stage"] == "3":
-        return "deepspeed"
-    if source.startswith(("bloom", "bigscience", "mtnlg", "glm")):
-        return "deepspeed"
-    if source.startswith(("maxtext", "t5x")):
-        return "jax"
-    return "megatron" if source.startswith(("nemo", "mbridge", "meg", "mlperf", "narayanan", "korth", "llama3p")) else "torch"
-
-
-def _native(line: Mapping[str, str], vendor: bool) -> bool:
-    """FlashAttention 2 is written for A100; vendors have kernels for H100 since 2024, others since late in 2025."""
-    hopper = line["accelerator"].startswith(("H", "GH"))
-    return not hopper or (vendor and _year(line) >= 2024.4) or _year(line) >= 2025.5
-
-
 def _lengths(line: Mapping[str, str]) -> tuple[int, int]:
     """Tokens written and read; an encoder-decoder's row reads `seq_len` and its note says how many it writes."""
     length = int(float(line["seq_len"]))
@@ -326,25 +181,6 @@ def _lengths(line: Mapping[str, str]) -> tuple[int, int]:
 
 def _int(line: Mapping[str, str], name: str, otherwise: int) -> int:
     return int(float(line[name])) if line.get(name) else otherwise
-
-
-def _precision(line: Mapping[str, str], accelerator: Accelerator) -> Precision:
-    words = line["precision"].lower()
-    if "fp8/bf16 unknown" in words and _year(line) < 2023.75:
-        return PRECISIONS["bf16"]  # Habana's fp8 came with MLPerf 3.1
-    named = (("fp32", "fp32"), ("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "fp8"), ("bf16-pure", "bf16-pure"), ("fp16", "fp16"))
-    if line["accelerator"].startswith("TPU-v6") and "unknown" in words:
-        return PRECISIONS["bf16"]
-    for word, name in named:
-        if word in words and (name not in ("fp8", "fp4") or name in accelerator.peaks):
-            found = PRECISIONS[name]
-            # NVIDIA's recipes of low precision exchange gradients of 16 bits
-            return replace(found, gradient=2) if name in ("fp8", "fp4") and _by_vendor(line) else found
-    return PRECISIONS["bf16"]
-
-
-def _by_vendor(line: Mapping[str, str]) -> bool:
-    return line["source"].startswith(("nemo", "mbridge", "mlperf"))
 
 
 def _memory(line: Mapping[str, str]) -> float | None:

@@ -170,12 +170,13 @@ def _restarts(
 def _negative_binomial(chance: np.random.Generator, wins: Array, through: Array) -> Array:
     """Failures before the wins-th success, as a gamma-Poisson, which needs no whole number of wins."""
     odds = np.divide(1 - through, through, out=np.zeros_like(through), where=through > 0)
-    return chance.poisson(chance.gamma(np.maximum(wins, 1e-12)) * np.minimum(odds, 1e9)).astype(float)
+    mean = np.minimum(chance.gamma(np.maximum(wins, 1e-12)) * np.minimum(odds, 1e9), 1e15)  # what numpy can draw
+    return chance.poisson(mean).astype(float)
 
 
 def _sum_of_cut(chance: np.random.Generator, count: Array, length: Array, mtbf: Array) -> Array:
     """Sum of so many exponential times that all fell before `length`: its mean and spread, as a gamma."""
-    x = np.minimum(length / mtbf, 700.0)
+    x = np.minimum(length / mtbf, 300.0)  # beyond, the square of e^x overflows
     mean = np.where(x > 1e-6, mtbf * (1 - x / np.expm1(np.maximum(x, 1e-9))), length / 2)
     around = np.where(
         x > 1e-3, mtbf**2 * (1 - x**2 * np.exp(x) / np.expm1(np.maximum(x, 1e-9)) ** 2), length**2 / 12

@@ -61,27 +61,34 @@ def spent(w: Work, r: Rates) -> StepTime:
     """Seconds of the work at these rates."""
     share = np.where(w.low == 2, r.products_4, np.where(w.low == 1, r.products_8, r.products))
     once = 1.0 / (1.0 + w.again / (1.0 - w.again))  # what is not recomputed, of what is
-    products = w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned
-    share = share * np.minimum(w.watts, 1.5) ** r.throttle
-    matmul = np.hypot(products / share, w.product_bytes / r.bandwidth)
-    kernel = r.pattern * np.where(w.ported > 0, r.ported, 1.0)
+    products = (
+        w.whole + r.waves * (w.products - w.whole) + r.misaligned * w.misaligned + r.shallow * w.shallow
+    )
+    clock = np.minimum(w.watts, 1.5) ** r.throttle
+    matmul = np.hypot(products / (share * clock), w.product_bytes / r.bandwidth)
+    kernel = r.pattern * clock * np.where(w.ported > 0, r.ported, 1.0)
     kernel = kernel * np.where(w.biased > 0, r.biased, 1.0)
     pattern = (w.pattern + r.odd_heads * w.pattern_misaligned) / kernel + r.score * w.scores
-    older = np.clip(2026.0 - w.year, -1.0, 1.0)
-    launch = r.launch * w.kernels + r.expert_launch * w.expert_layers * 3 * r.expert_progress**older
+    pattern = pattern * (1.0 + r.ring * w.ring)
+    older = r.expert_progress ** np.clip(2026.0 - w.year, -1.0, 1.0)
+    host = (
+        r.launch * w.kernels + (r.expert_launch * w.expert_layers + r.expert_each * w.local_experts) * older
+    )
     elements = w.elements * np.where(w.single > 0, r.single, 1.0)
-    bandwidth = (elements + w.casts + w.expert_bytes) / r.bandwidth + launch
-    computed = matmul + pattern + bandwidth
+    bandwidth = (elements + w.casts + w.expert_bytes + w.accumulated) / r.bandwidth
+    busy = matmul + pattern + bandwidth
+    computed = np.hypot(busy, host)  # the host runs ahead of kernels that are long enough
+    bandwidth = bandwidth + computed - busy
+    slow = np.where(w.deepspeed > 0, r.deepspeed, 1.0)
+    matmul, pattern, bandwidth, computed = matmul * slow, pattern * slow, bandwidth * slow, computed * slow
     shown = np.where(w.tensor_overlap > 0, 1.0 - min(r.tensor_hidden, 0.95), 1.0)
     tensor = (w.tensor / r.scale_up + w.tensor_latency) * shown
     context = over(w.context / r.scale_up, pattern)
     expert = w.expert / r.exchange
     sends = r.boundary * w.pipeline / r.scale_out
     gather = over(w.gather / r.scale_out, r.hidden * computed)
-    slow = np.where(w.deepspeed > 0, r.deepspeed, 1.0)
-    matmul, pattern, bandwidth, computed = matmul * slow, pattern * slow, bandwidth * slow, computed * slow
     stage = computed + tensor + context + expert + sends + gather
-    head = w.head / (r.products * np.minimum(w.watts, 1.5) ** r.throttle) + w.head_bytes / r.bandwidth
+    head = w.head / (r.products * clock) + w.head_bytes / r.bandwidth
     m = w.micro_batches
     reduce = over(w.reduce / r.scale_out, r.hidden * computed * (1 + w.fill))
     optimizer = w.optimizer / r.bandwidth

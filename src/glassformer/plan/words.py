@@ -50,7 +50,7 @@ def one_value(value: float, unit: str) -> str:
     if unit == "share":
         return f"{value:.1%}" if value < 0.9995 else f"{value:.2%}"
     if unit in _COUNTED:
-        number = f"{value:,.0f}" if 100 <= value < 1e5 else f"{value:.2g}" if value < 10 else show_count(value)
+        number = f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}" if value < 10 else show_count(value)
         return f"{number} {unit}"
     if unit == "t CO2":
         return _scaled(value * 1e6, (("kt CO2", 1e9), ("t CO2", 1e6), ("kg CO2", 1e3), ("g CO2", 1.0)))

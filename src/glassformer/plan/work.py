@@ -23,7 +23,7 @@ from glassformer.plan.collectives import (
     LATENCY,
     all_gather_bytes,
     all_reduce_bytes,
-    exchange_seconds_per_byte,
+    exchange_seconds,
     ring_bandwidth,
 )
 from glassformer.plan.flops import forward
@@ -55,6 +55,8 @@ class Work:
     low: Number
     """1 where products are computed in 8 bits, 2 in 4, else 0."""
     product_bytes: Number
+    shallow: Number
+    """Products' seconds over a thousandth of the length of their sums: what filling and emptying a tile costs."""
     misaligned: Number
     """Products' seconds, weighed with how far sizes are from what tensor cores load at once."""
     pattern: Number
@@ -63,6 +65,8 @@ class Work:
     scores: Number
     elements: Number
     casts: Number
+    accumulated: Number
+    """Bytes of gradients added to those of the micro-batches before."""
     kernels: Number
     """Layer passes that are launched: of one micro-batch, one for each layer forward, two backward."""
     again: Number
@@ -78,6 +82,9 @@ class Work:
     expert_bytes: Number
     """Sorting tokens to experts and back."""
     expert_layers: Number
+    """Passes of layers with experts that are launched."""
+    local_experts: Number
+    """The same, times the experts that a rank holds in each."""
     pipeline: Number
     gather: Number
     """Weights gathered for each micro-batch and gradients scattered (ZeRO-3)."""
@@ -94,6 +101,8 @@ class Work:
     """1 where attention runs kernels of the generation before."""
     biased: Number
     """1 where attention adds a bias to its scores."""
+    ring: Number
+    """c - 1 where attention goes around context ranks step by step."""
     single: Number
     """1 where norms, activations and residuals are not fused."""
     tensor_overlap: Number
@@ -124,12 +133,12 @@ def work(job: Job) -> Work:
     memory = x.bandwidth
     sixteen = _achievable(job, _sixteen(job))
     own = _achievable(job, job.precision.peak)
-    mode = np.asarray(lay.recompute)
-    again = np.where(mode == Recompute.FULL, 1.0, np.where(mode == Recompute.HALF, 0.5, 0.0))
+    mode, operations = np.asarray(lay.recompute), job.software.selective == "operations"
+    again = np.where(mode == Recompute.FULL, 1.0, 0.5 * (mode == Recompute.SELECTIVE) * operations)
     frozen = job.trained is not None
     passes = (2.0 if frozen else 3.0) + again
 
-    products, whole, product_bytes, odd, fed = (0.0 for _ in range(5))
+    products, whole, shallow, product_bytes, odd, fed = (0.0 for _ in range(6))
     casts: Number = 0.0
     for one in a.products():
         if one.part == "head":
@@ -139,6 +148,8 @@ def work(job: Job) -> Work:
         seconds = copies * 2.0 * m * n * k / own
         whole = whole + seconds
         products = products + seconds / quantised(m, n, x.name)
+        sums = (1.0 / k + 1.0 / n + 1.0 / m) / 3.0  # forward, and the gradients of inputs and weights
+        shallow = shallow + seconds * 1000.0 * sums
         odd = odd + seconds * misaligned(n, k)
         product_bytes = product_bytes + copies * (m * k + m * n + n * k) * job.precision.activation
         fed = fed + many * one.used * (one.inputs + one.outputs) / t
@@ -147,7 +158,7 @@ def work(job: Job) -> Work:
     pattern, scores, unfused, head_width = _pattern(job, tokens, t)
     fused = job.fused_attention
     pattern_passes = (3.5 if fused else 3.0) + again
-    selective = np.where(np.asarray(lay.recompute) == Recompute.SELECTIVE, 0.0 if fused else 1.0, 0.0)
+    selective = np.where(mode == Recompute.SELECTIVE, 0.0 if fused or operations else 1.0, 0.0)
     pattern_passes = pattern_passes + selective
     pattern = pattern / sixteen * pattern_passes
     elements = _elements(job, tokens, read, t) * (3.0 + again) + unfused * pattern_passes
@@ -155,27 +166,33 @@ def work(job: Job) -> Work:
     head = 2.0 * a.width * a.vocab * tokens / t if a.kind != "network" else 0.0 * tokens
     logits = tokens * a.vocab / t if a.kind != "network" else 0.0 * tokens
     held_parameters = _held(a, t, p, ep)
+    dense, of_experts = held_parameters
+    each = 2.0 * job.precision.gradient + (6.0 if job.software.engine == "deepspeed" else 0.0)
+    added = np.where(micro > 1.0, each * (dense + of_experts), 0.0) * (not frozen)
     expert_layers = float(a.expert_layers)
 
     sent = _messages(job, tokens, t, p, c, v, ep, n_dp, held, again, held_parameters)
     return Work(
         micro_batches=micro, fill=(p - 1) / v, products=products * passes * share, whole=whole * passes * share,
+        shallow=shallow * passes * share,
         low=0.0 * micro + {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
         product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
         pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
         scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
-        elements=elements * share / memory, casts=casts * share / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
+        elements=elements * share / memory, casts=casts * share / memory, accumulated=added / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
         again=again / (3.0 + again),
         head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, a.vocab / t, x.name),
         head_bytes=logits * LOGIT_BYTES / memory, head_waits=np.where(uneven, 0.0, 1.0),
         optimizer=_optimizer_bytes(job, held_parameters, n_dp * c) / memory,
         accelerators=n_dp * t * p * c, imbalance=held * p / layers,
         expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
-        expert_layers=expert_layers / layers * held * (not job.software.graphs),
+        expert_layers=expert_layers / layers * held * (3.0 + again) * (not job.software.graphs),
+        local_experts=expert_layers / layers * held * (3.0 + again) * a.experts / ep
+        * (not job.software.graphs) * (not job.software.fixed_capacity),
         year=job.software.year, ported=float(not job.software.native_attention),
-        biased=float(job.software.biased_attention), single=float(not job.software.fused_elements), tensor_overlap=float(job.software.tensor_overlap),
+        ring=(c - 1.0) * (job.software.engine == "torch"), biased=float(job.software.biased_attention), single=float(not job.software.fused_kernels), tensor_overlap=float(job.software.tensor_overlap),
         watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
-        deepspeed=float(job.software.engine == "deepspeed"), **sent,
+        deepspeed=(p > 1.0) * (job.software.engine == "deepspeed"), **sent,
     )  # fmt: skip
 
 
@@ -210,9 +227,7 @@ def _pattern(job: Job, tokens: Number, t: Number) -> tuple[Number, Number, Numbe
     if a.kind == "network":
         return 0.0 * tokens, 0.0 * tokens, 0.0 * tokens, 64.0
     half = job.causal_half and job.fused_attention
-    one = forward(
-        a, job.length, read_length=job.read_length, convention="causal" if half else "full"
-    ).pattern
+    one = forward(a, job.length, read_length=job.read_length, convention="causal" if half else "full").pattern
     value = a.latent.value_width if a.latent else a.head_width
     scores = one / (2.0 * (a.head_width + value))
     unfused = 0.0 if job.fused_attention else UNFUSED_BYTES * scores
@@ -251,35 +266,49 @@ def _optimizer_bytes(job: Job, held: tuple[Number, Number], ranks: Number) -> Nu
     """
     if job.trained is not None:
         return 32.0 * job.trained / (np.asarray(job.layout.tensor) * job.layout.pipeline)
-    each = 2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
+    each = (
+        2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
+    )
     dense, experts = held
     divided = np.where(np.asarray(job.layout.sharding) >= 1, ranks, 1.0)
     expert_ranks = np.maximum(1.0, divided / np.asarray(job.layout.expert, float))
-    slower = job.accelerator.bandwidth / HOST_BANDWIDTH if job.software.offloaded else 1.0
+    slower = job.accelerator.bandwidth / HOST_BANDWIDTH if job.software.offload_optimizer else 1.0
     return each * slower * (dense / divided + experts / expert_ranks)
 
 
 def _messages(
-    job: Job, tokens: Number, t: Number, p: Number, c: Number, v: Number, ep: Number, n_dp: Number, held: Number,
-    again: Number, parameters: tuple[Number, Number],
+    job: Job,
+    tokens: Number,
+    t: Number,
+    p: Number,
+    c: Number,
+    v: Number,
+    ep: Number,
+    n_dp: Number,
+    held: Number,
+    again: Number,
+    parameters: tuple[Number, Number],
 ) -> dict[str, Number]:
     """Seconds of each kind of communication (reference: plan.md 3.4 for the volumes)."""
     a, x, lay = job.architecture, job.accelerator, job.layout
     wide = job.precision.activation
     # an encoder-decoder's layers see both rows, and its decoder sums once more for the cross-attention
     read = tokens * ((job.read_length or job.length) / job.length)
-    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(1, a.all_layers)
+    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(
+        1, a.all_layers
+    )
     whole = wide * stream * a.width
     frozen = job.trained is not None
     reduces = held * (4.0 + 2.0 * again)
     kv = 2.0 * wide * tokens * (a.kv_width if not a.latent else a.q_width)
-    routed = wide * tokens / t * a.active * a.width
+    routed = exchange_seconds(x, wide * tokens / t * a.width, a.active, ep)
     expert_layers = held * a.expert_layers / max(1, a.all_layers)
     ranks = n_dp * c
     sharding = np.asarray(lay.sharding)
-    ring = ring_bandwidth(x, ranks, t)
+    total = n_dp * t * p * c
+    ring = ring_bandwidth(x, ranks, t, total)
     dense, experts = parameters
-    expert_ring = ring_bandwidth(x, np.maximum(1, ranks / ep), t * ep)
+    expert_ring = ring_bandwidth(x, np.maximum(1, ranks / ep), t * ep, total)
     moved = 4.0 if frozen else job.precision.gradient + job.precision.weight
     update = moved * all_gather_bytes(dense, ranks) / ring
     update = update + moved * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
@@ -293,14 +322,14 @@ def _messages(
         weights = weights * np.maximum(1.0, ring / x.scale_out)
     weights = weights + held * 3.0 * RING_HOP * (ranks - 1)
     inner = t * c * n_dp
-    boundary = np.where(inner < x.domain, x.scale_up, x.scale_out or x.scale_up)
+    boundary = np.where((inner < x.domain) | (total <= x.domain), x.scale_up, x.scale_out or x.scale_up)
     return {
-        "tensor": reduces * all_reduce_bytes(whole, t) / ring_bandwidth(x, t, 1),
+        "tensor": reduces * all_reduce_bytes(whole, t) / ring_bandwidth(x, t, 1, total),
         "tensor_latency": np.where(t > 1, reduces * LATENCY, 0.0),
-        "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t),
-        "expert": expert_layers * (4.0 + 2.0 * again) * routed * exchange_seconds_per_byte(x, ep, 1)
-        * np.where(ep > 1, 1.0, 0.0),
+        "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t, total),
+        "expert": expert_layers * (4.0 + 2.0 * again) * routed,
         "pipeline": np.where(p > 1, 2.0 * v * whole / t / boundary, 0.0),
-        "gather": np.where(sharding >= 3, weights, 0.0),
-        "reduce": np.where(sharding >= 3, 0.0, update),
+        # in a pipeline a stage's weights stay gathered over the micro-batches of a step (2407.21783, 3.3.2)
+        "gather": np.where((sharding >= 3) & (p == 1), weights, 0.0),
+        "reduce": np.where((sharding >= 3) & (p == 1), 0.0, update),
     }  # fmt: skip
