@@ -30,7 +30,9 @@ def llama() -> Plan:
 def test_llama_405b_takes_about_what_meta_reports(llama: Plan) -> None:
     """The model card bills 30.84M hours; the paper tells 419 unexpected interruptions in 54 days, more than 90 % of the
     time effective, 38 to 43 % of the peak, and 3.8e25 FLOPs by 6 N D."""
-    assert llama.flops.value == pytest.approx(3.94e25, rel=0.005) and llama.flops_six_n.value == pytest.approx(3.8e25, rel=0.005)
+    assert llama.flops.value == pytest.approx(
+        3.94e25, rel=0.005
+    ) and llama.flops_six_n.value == pytest.approx(3.8e25, rel=0.005)
     assert llama.parameters.value == 405_853_388_800
     assert llama.accelerator_hours.low < 30.84e6 < llama.accelerator_hours.high
     assert 0.36 < llama.utilisation.value < 0.45
@@ -39,13 +41,17 @@ def test_llama_405b_takes_about_what_meta_reports(llama: Plan) -> None:
     assert llama.bytes_per_accelerator.value < 80e9
 
 
-def test_each_of_the_ten_numbers_has_an_interval_and_opens_to_what_was_given_or_to_a_source(llama: Plan) -> None:
+def test_each_of_the_ten_numbers_has_an_interval_and_opens_to_what_was_given_or_to_a_source(
+    llama: Plan,
+) -> None:
     exact = {"flops", "parameters"}
     for name in MAIN:
         one = llama.quantities[name]
         assert one.low <= one.value <= one.high and (one.low < one.high or name in exact), name
         for _, part in one.walk():
-            assert part.formula or part.source or part.inputs or part.name in _PARTS_OF_RESTART, f"{name}: {part.name}"
+            assert part.formula or part.source or part.inputs or part.name in _PARTS_OF_RESTART, (
+                f"{name}: {part.name}"
+            )
 
 
 _PARTS_OF_RESTART = {"detect", "reschedule", "init", "restore", "warm_up", "final run", "people", "servers", "network",
@@ -58,14 +64,19 @@ def test_the_document_has_every_promised_number_with_its_interval_unit_and_sourc
     for name in (*MAIN, "layout"):
         assert set(document[name]) == {"value", "low", "high", "unit", "source"}
         assert document[name]["source"], name
-    assert math.prod(document["layout"]["value"][one] for one in ("data", "tensor", "pipeline", "context")) == 16_384
+    assert (
+        math.prod(document["layout"]["value"][one] for one in ("data", "tensor", "pipeline", "context"))
+        == 16_384
+    )
 
 
 def test_hours_are_days_times_accelerators_and_a_splits_parts_are_the_whole(llama: Plan) -> None:
     assert llama.accelerator_hours.value == pytest.approx(24 * llama.days.value * 16_384)
     assert llama.days.value == pytest.approx(llama.days_undisturbed.value / llama.goodput.value)
     assert sum(row["seconds"] for row in llama.split()) == pytest.approx(llama.step_seconds.value, rel=0.005)
-    assert sum(row["bytes"] for row in llama.memory_rows()) == pytest.approx(llama.bytes_per_accelerator.value)
+    assert sum(row["bytes"] for row in llama.memory_rows()) == pytest.approx(
+        llama.bytes_per_accelerator.value
+    )
 
 
 def test_intervals_of_products_and_sums_are_those_of_a_million_draws() -> None:
@@ -188,7 +199,14 @@ def test_every_preset_with_tokens_can_be_planned_or_says_why_not() -> None:
 
 def test_the_sheet_holds_the_ten_numbers_and_opens_one_to_its_last_source(llama: Plan) -> None:
     text = "\n".join(line for _, line in sheet(llama))
-    for words in ("405B", "3.94e+25 FLOP", "money, rented", "matrix products", "tp 8", "Llama 3.1 405B   2024-07"):
+    for words in (
+        "405B",
+        "3.94e+25 FLOP",
+        "money, rented",
+        "matrix products",
+        "tp 8",
+        "Llama 3.1 405B   2024-07",
+    ):
         assert words in text
     text = "\n".join(line for _, line in opened(llama.explain("dollars")))
     assert "Meta Llama 3 405B" in text and "D / (B s)" in text and "on demand" in text

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 import glassformer as gf
 from glassformer.cli.overrides import Values
-from glassformer.cli.terminal import ANSWER_IS_NO, columns, document, note, styled, table
+from glassformer.cli.terminal import ANSWER_IS_NO, columns, document, facts, heading, note, styled, table
 
 plan = App(name="plan", help="What a run will cost, before spending: time, memory, money, energy, failures.")
 
@@ -112,6 +112,29 @@ def hardware(*, json: bool = False) -> None:
 
     rows = hardware_rows()
     document({"hardware": rows}, "plan_hardware") if json else table(rows)
+
+
+@plan.command
+def claims(*, json: bool = False) -> None:
+    """Settle six claims about what training costs, each computed anew from published rows.
+
+    Args:
+        json: One JSON document instead of tables.
+    """
+    from glassformer.plan.claims import claims as settled
+    from glassformer.plan.lists import claim_rows
+
+    found = settled()
+    if json:
+        document({"claims": [{**asdict(one), "readings": one.rows()} for one in found]}, "plan_claims")
+        return
+    for one in found:
+        heading(f"{one.name}: {one.text}")
+        print(f"{one.verdict}{f': {one.on}' if one.on else ''}")
+        table(claim_rows(one))
+        if one.numbers:
+            facts(one.numbers)
+        print(f"from {len(one.used)} rows: {', '.join(one.used[:6])}{', ...' if len(one.used) > 6 else ''}")
 
 
 @plan.command

@@ -43,6 +43,8 @@ class Asked:
     """Rows of a step."""
     precision: str | None = None
     optimizer: str = "adamw"
+    micro_batch: int | None = None
+    """Rows computed at once, where a recipe says."""
     minutes: float | None = None
     """How long a recipe trains, where it says that instead of tokens."""
     own: bool = False
@@ -155,5 +157,5 @@ def _of_recipe(recipe: AnyRecipe) -> Asked:
         recipe.name, Architecture.of(model, recipe.name), float(tokens) if tokens else None, length,
         read_length=length if model.kind == "encoder-decoder" else 0, batch=train.batch,
         precision=None if recipe.engine.precision == "auto" else recipe.engine.precision,
-        optimizer=recipe.optimizer.kind, minutes=train.minutes, own=True, sources=sources, context=length,
+        optimizer=recipe.optimizer.kind, micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes, own=True, sources=sources, context=length,
     )  # fmt: skip

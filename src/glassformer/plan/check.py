@@ -86,7 +86,13 @@ def check_plan(run: str | Path, plan: str | Path | None = None) -> Checked:
 def calibration_rows() -> list[dict[str, Any]]:
     """Every check that was made here: one number of one run a row, newest last."""
     return [
-        {"when": one["when"][:10], "run": one["run"], "machine": one["machine"], "model": one["model"], **number}
+        {
+            "when": one["when"][:10],
+            "run": one["run"],
+            "machine": one["machine"],
+            "model": one["model"],
+            **number,
+        }
         for one in _checks()
         for number in one["numbers"]
     ]
@@ -110,7 +116,11 @@ def _facts(run: Run) -> dict[str, Any]:
     start, cost, done = (run.events.last(name) for name in ("start", "cost", "done"))
     if start is None or done is None:
         raise RunError(f"{run.path} is not finished.", do="Check it when it is done.")
-    seconds = [start["tokens_per_step"] / row["tokens_per_second"] for row in run.rows() if row.get("tokens_per_second")]
+    seconds = [
+        start["tokens_per_step"] / row["tokens_per_second"]
+        for row in run.rows()
+        if row.get("tokens_per_second")
+    ]
     if not seconds:
         raise RunError(f"{run.path} says nothing of its speed.", expected="Rows of steps in events.jsonl.")
     resumed = run.events.last("resumed") is not None
@@ -180,7 +190,10 @@ def _vocab(run: Run) -> int | None:
 
 def _machine(run: Run) -> str:
     machine = run.manifest.get("machine", {})
-    return ", ".join(machine.get("accelerators") or []) or f"{machine.get('cpu', 'unknown')}, {machine.get('cores', '?')} cores"
+    return (
+        ", ".join(machine.get("accelerators") or [])
+        or f"{machine.get('cpu', 'unknown')}, {machine.get('cores', '?')} cores"
+    )
 
 
 def _remember(run: Run, planned: Mapping[str, Any], found: Checked, facts: Mapping[str, Any]) -> None:
@@ -214,4 +227,3 @@ def _checks() -> list[dict[str, Any]]:
 
 def _table() -> Path:
     return data_folder() / "plan" / "checks.jsonl"
-

@@ -1,7 +1,8 @@
 """The layout of a run: the quickest that fits, or the one that the user gives; with what the next ones lose.
 
-    chosen(job, count)                      `job`'s own layout is ignored
-    given_layout("tensor=8,pipeline=16", count)
+chosen(job, count)                      among all layouts (`search`); `job`'s own is ignored
+chosen(job, count, quick=True)          among some thousand usual ones, while a count or a size is looked for
+given_layout("tensor=8,pipeline=16", count, job)
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from glassformer.errors import UsageError, nearest
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.layout import Job, Layout, Recompute
-from glassformer.plan.memory import memory, runs_on_cpu
+from glassformer.plan.memory import memory
 from glassformer.plan.rates import RATES, Rates
+from glassformer.plan.search import ROOM, search
 from glassformer.plan.steptime import step_time
 from glassformer.units import show_bytes
 
@@ -36,14 +38,38 @@ class Chosen:
 
     job: Job
     rows: list[dict[str, Any]]
-    """It and the runners-up: layout, step, memory, what is lost."""
+    """It and the runners-up: layout, step, memory, what is lost and where."""
     looked_at: int
     fit: int
     unfit: str = ""
 
 
-def chosen(job: Job, count: int, rates: Rates = RATES) -> Chosen:
+def chosen(job: Job, count: int, rates: Rates = RATES, *, quick: bool = False) -> Chosen:
     """The quickest layout of `count` accelerators that fits; UsageError where none does."""
+    if quick:
+        best, size, unfit = _usual(job, count, rates)
+        return Chosen(replace(job, layout=best), [], size, 1, unfit)
+    found = search(job, count, rates=rates)
+    if not len(found.seconds):
+        _usual(job, count, rates)  # says why
+        why = ", ".join(f"{n:,} {reason}" for reason, n in found.impossible.items())
+        raise UsageError(
+            f"None of {found.tried:,} layouts can be: {why}.", do="Give another --count or --batch."
+        )
+    first = replace(job, layout=found.best)
+    rows = [_row(first, float(found.seconds[0]), "chosen")]
+    rows += [
+        {**_row(replace(job, layout=one["layout"]), one["seconds"], f"+{one['seconds'] / found.seconds[0] - 1:.1%}"),
+         "loses on": one["where"]}
+        for one in found.runners_up(_SHOWN)
+    ]  # fmt: skip
+    return Chosen(
+        first, rows, found.tried, len(found.seconds), _tempting(job, count, rates, float(found.seconds[0]))
+    )
+
+
+def _usual(job: Job, count: int, rates: Rates) -> tuple[Layout, int, str]:
+    """The best of the usual layouts, how many there are, and what would be quicker and does not fit."""
     many = _candidates(job, count)
     size = int(np.size(many.data))
     if not size:
@@ -52,10 +78,8 @@ def chosen(job: Job, count: int, rates: Rates = RATES) -> Chosen:
             expected=f"A number such as {_friendly(count)}, or a batch that the replicas can share.",
             do="Give another --count or --batch.",
         )  # fmt: skip
-    jobs = replace(job, layout=many)
-    took = np.broadcast_to(np.asarray(step_time(jobs, rates).total, float), (size,))
-    needs = np.broadcast_to(np.asarray(memory(jobs).total, float), (size,))
-    fits = needs <= job.accelerator.memory
+    took, needs = _sizes(job, many, rates)
+    fits = needs <= ROOM * job.accelerator.memory
     if not fits.any():
         least = int(np.argmin(needs))
         raise DoesNotFit(
@@ -63,19 +87,31 @@ def chosen(job: Job, count: int, rates: Rates = RATES) -> Chosen:
             f"({in_words(many.at(least))}) needs {show_bytes(needs[least])} of {show_bytes(job.accelerator.memory)}.",
             do="Take more accelerators, or ones with more memory, or shorter rows.",
         )  # fmt: skip
-    order = np.argsort(np.where(fits, took, np.inf), kind="stable")
-    best = int(order[0])
-    rows = [_row(many.at(best), took[best], needs[best], "chosen", 0.0)]
-    seen = {in_words(many.at(best))}
-    for place in map(int, order[1:]):
-        if not fits[place] or len(rows) > _SHOWN:
-            break
-        other = many.at(place)
-        if not _differs(other, many.at(best)) or in_words(other) in seen:
-            continue
-        seen.add(in_words(other))
-        rows.append(_row(other, took[place], needs[place], f"+{took[place] / took[best] - 1:.1%}", 0.0))
-    return Chosen(replace(job, layout=many.at(best)), rows, size, int(fits.sum()), _unfit(many, took, needs, fits, best, job))
+    best = int(np.argmin(np.where(fits, took, np.inf)))
+    return many.at(best), size, ""
+
+
+def _tempting(job: Job, count: int, rates: Rates, best: float) -> str:
+    """Of the usual layouts that would be quicker and do not fit, the one that misses least."""
+    many = _candidates(job, count)
+    if not np.size(many.data):
+        return ""
+    took, needs = _sizes(job, many, rates)
+    missed = np.where((needs > ROOM * job.accelerator.memory) & (took < best), needs, np.inf)
+    place = int(np.argmin(missed))
+    if not np.isfinite(missed[place]):
+        return ""
+    return (
+        f"{in_words(many.at(place))} would be {1 - took[place] / best:.1%} quicker, but needs "
+        f"{show_bytes(needs[place])} of the {show_bytes(job.accelerator.memory)}."
+    )
+
+
+def _sizes(job: Job, many: Layout, rates: Rates) -> tuple[Any, Any]:
+    """Seconds and bytes of each."""
+    jobs, shape = replace(job, layout=many), np.shape(many.data)
+    took = np.broadcast_to(np.asarray(step_time(jobs, rates).total, float), shape)
+    return took, np.broadcast_to(np.asarray(memory(jobs).total, float), shape)
 
 
 def as_given(job: Job, rates: Rates = RATES) -> Chosen:
@@ -84,7 +120,7 @@ def as_given(job: Job, rates: Rates = RATES) -> Chosen:
     unfit = ""
     if needs > job.accelerator.memory:
         unfit = f"This layout needs {show_bytes(needs)} of the {show_bytes(job.accelerator.memory)} that there are: it does not fit."
-    return Chosen(job, [_row(job.layout, took, needs, "given", 0.0)], 1, int(not unfit), unfit)
+    return Chosen(job, [_row(job, took, "given")], 1, int(not unfit), unfit)
 
 
 def given_layout(text: str, count: int, job: Job) -> Layout:
@@ -98,7 +134,9 @@ def given_layout(text: str, count: int, job: Job) -> Layout:
             raise UsageError(f"A layout has no {name!r};", expected=nearest(name, names))
         words = {one.name.lower(): int(one) for one in Recompute}
         if not sign or not (value.isdigit() or (name == "recompute" and value in words)):
-            raise UsageError(f"{part!r} is no part of a layout.", expected=f"{name}=NUMBER, such as {name}=8.")
+            raise UsageError(
+                f"{part!r} is no part of a layout.", expected=f"{name}=NUMBER, such as {name}=8."
+            )
         values[name] = words[value] if value in words else int(value)
     others = [values.get(name, 1) for name in ("tensor", "pipeline", "context")]
     divided = int(np.prod(others))
@@ -123,76 +161,86 @@ def check(job: Job) -> None:
     if a.kind != "network" and a.heads % int(lay.tensor):
         problems.append(f"{a.heads} heads do not divide among tensor={lay.tensor}")
     if int(lay.pipeline) * int(lay.interleave) > a.all_layers:
-        problems.append(f"{a.all_layers} layers are fewer than pipeline x interleave = {int(lay.pipeline) * int(lay.interleave)}")
+        problems.append(
+            f"{a.all_layers} layers are fewer than pipeline x interleave = {int(lay.pipeline) * int(lay.interleave)}"
+        )
     if job.length % int(lay.context):
         problems.append(f"rows of {job.length} tokens do not divide among context={lay.context}")
     if job.batch % (int(lay.data) * int(lay.micro_batch)):
-        problems.append(f"a batch of {job.batch:,} rows does not divide into data={lay.data} x micro_batch={lay.micro_batch}")
+        problems.append(
+            f"a batch of {job.batch:,} rows does not divide into data={lay.data} x micro_batch={lay.micro_batch}"
+        )
     if int(lay.expert) > 1 and (not a.experts or a.experts % int(lay.expert)):
         problems.append(f"{a.experts} experts do not divide among expert={lay.expert}")
     if not 0 <= int(lay.sharding) <= 3:
         problems.append(f"sharding={lay.sharding} is no stage of ZeRO (0 to 3)")
     if problems:
-        raise UsageError(f"The layout is impossible: {'; '.join(problems)}.", do="Change --layout, --batch or --length.")
+        raise UsageError(
+            f"The layout is impossible: {'; '.join(problems)}.", do="Change --layout, --batch or --length."
+        )
 
 
 def in_words(layout: Layout) -> str:
     """`dp 128, tp 8, pp 16`; what is 1 is left out."""
     said = [f"{short} {getattr(layout, name)}" for name, short in _SHORT.items()
             if int(getattr(layout, name)) > (0 if name == "sharding" else 1) or name == "data"]  # fmt: skip
-    again = {Recompute.SELECTIVE: "recompute attention", Recompute.FULL: "recompute all"}.get(Recompute(int(layout.recompute)))
+    again = {Recompute.SELECTIVE: "recompute attention", Recompute.FULL: "recompute all"}.get(
+        Recompute(int(layout.recompute))
+    )
     return ", ".join([*said, *([again] if again else [])])
 
 
-def _row(layout: Layout, took: float, needs: float, name: str, _: float) -> dict[str, Any]:
-    return {"which": name, "layout": in_words(layout), "step": f"{took:.3g} s", "memory": show_bytes(needs)}
-
-
-def _differs(one: Layout, other: Layout) -> bool:
-    names = ("data", "tensor", "pipeline", "context", "expert", "recompute")
-    return any(int(getattr(one, name)) != int(getattr(other, name)) for name in names)
-
-
-def _unfit(many: Layout, took: Any, needs: Any, fits: Any, best: int, job: Job) -> str:
-    """Of those that would be quicker and do not fit, the one that misses least."""
-    tempting = np.where(~fits & (took < took[best]), needs, np.inf)
-    place = int(np.argmin(tempting))
-    if not np.isfinite(tempting[place]):
-        return ""
-    return (
-        f"{in_words(many.at(place))} would be {1 - took[place] / took[best]:.1%} quicker, but needs "
-        f"{show_bytes(needs[place])} of the {show_bytes(job.accelerator.memory)}."
-    )
+def _row(job: Job, took: float, name: str) -> dict[str, Any]:
+    needs = float(memory(job).total)
+    return {
+        "which": name,
+        "layout": in_words(job.layout),
+        "step": f"{took:.3g} s",
+        "memory": show_bytes(needs),
+    }
 
 
 def _candidates(job: Job, count: int) -> Layout:
     found = list(_each(job, count))
     columns = np.array(found, dtype=np.int64).reshape(-1, 9).T
-    names = ("data", "tensor", "pipeline", "interleave", "context", "expert", "sharding", "micro_batch", "recompute")
+    names = (
+        "data",
+        "tensor",
+        "pipeline",
+        "interleave",
+        "context",
+        "expert",
+        "sharding",
+        "micro_batch",
+        "recompute",
+    )
     return Layout(**dict(zip(names, columns, strict=True)))
 
 
 def _each(job: Job, count: int) -> Iterator[tuple[int, ...]]:
     a = job.architecture
-    cpu = runs_on_cpu(job.accelerator)
-    for t in _powers(min(1 if cpu else job.accelerator.domain, count)):
+    for t in _powers(min(job.accelerator.domain, count)):
         if count % t or (a.kind != "network" and a.heads % t):
             continue
         for c in _powers(max(1, job.length // 4096)):
-            if count % (t * c) or job.length % c or (cpu and c > 1):
+            if count % (t * c) or job.length % c:
                 continue
             for p in _divisors(count // (t * c)):
-                if p > a.all_layers or (cpu and p > 1):
+                if p > max(1, a.all_layers):
                     break
                 modes = (0, 2) if job.fused_attention else (0, 1, 2)
                 yield from _inner(a, job.batch, modes, count // (t * c * p), t, c, p)
 
 
-def _inner(a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, c: int, p: int) -> Iterator[tuple[int, ...]]:
+def _inner(
+    a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, c: int, p: int
+) -> Iterator[tuple[int, ...]]:
     if batch % n:
         return
     interleaves = [v for v in (1, 2, 3, 4, 6, 8) if p > 1 and p * v <= a.all_layers] or [1]
-    experts = [x for x in _powers(max(1, a.experts)) if not a.experts or (a.experts % x == 0 and (n * c) % x == 0)]
+    experts = [
+        x for x in _powers(max(1, a.experts)) if not a.experts or (a.experts % x == 0 and (n * c) % x == 0)
+    ]
     for micro in _powers(min(64, batch // n)):
         if batch % (n * micro):
             continue

@@ -1,8 +1,8 @@
 """From what was given to a plan: what is left open is found.
 
-    count and no days            the days
-    days (or money) and tokens   the fewest accelerators that do it
-    a budget alone               the best model and tokens for it (`allocate`), by turns with what a step then takes
+count and no days            the days
+days (or money) and tokens   the fewest accelerators that do it
+a budget alone               the best model and tokens for it (`allocate`), by turns with what a step then takes
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def plan(
         None if unique is None else given.tokens(unique, "unique"), 0.0 if serve is None else given.tokens(serve, "serve"),
     )  # fmt: skip
     if own and num not in (None, 1):
-        raise UsageError(f"count is {num}, but this machine is one.", do="Name the accelerator with --hardware.")
+        raise UsageError(
+            f"count is {num}, but this machine is one.", do="Name the accelerator with --hardware."
+        )
     num = 1 if own else num
     if want is None:
         return _best_for(setting, num, seconds, spend)
@@ -157,7 +159,9 @@ def _rates(calibrate: str | Path | None) -> tuple[Rates, bool]:
 
     path = Path(calibrate)
     if not path.exists():
-        raise UsageError(f"There is no file {path}.", expected="A table of measured steps, as data/measured_steps.csv.")
+        raise UsageError(
+            f"There is no file {path}.", expected="A table of measured steps, as data/measured_steps.csv."
+        )
     return fit(measured_rows(path)), True
 
 
@@ -174,15 +178,22 @@ def _resized(
         changed["precision"] = precision
     if length is not None:
         changed["length"] = given.whole(length, "length")
-        if want.context is not None and changed["length"] > want.context and want.architecture.learned_positions:
-            raise UsageError(f"length is {length}, but {want.name} has {want.context} positions.", expected="At most those.")
+        if (
+            want.context is not None
+            and changed["length"] > want.context
+            and want.architecture.learned_positions
+        ):
+            raise UsageError(
+                f"length is {length}, but {want.name} has {want.context} positions.",
+                expected="At most those.",
+            )
         if want.batch is not None and "batch" not in changed:  # as many tokens in a step
             changed["batch"] = max(1, round(want.batch * want.length / changed["length"]))
     said = {**want.sources, **{name: "given" for name in changed if name != "minutes"}}
     return replace(want, **changed, sources=said)
 
 
-def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
+def _layout(setting: Setting, want: Asked, count: int, *, quick: bool = False) -> Chosen:
     """The job with its layout."""
     assert want.batch is not None  # with_batch
     kind = pick_precision(want, setting.machine)
@@ -193,11 +204,12 @@ def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
     setting.machine.peak(kind.peak)
     if setting.layout is not None:
         return as_given(replace(job, layout=given_layout(setting.layout, count, job)), setting.rates)
+    if setting.own:
+        mine = min(want.micro_batch or want.batch, want.batch)
+        return as_given(replace(job, layout=Layout(micro_batch=mine)), setting.rates)
     try:
-        return chosen(job, count, setting.rates)
+        return chosen(job, count, setting.rates, quick=quick)
     except DoesNotFit as error:
-        if setting.own:
-            raise
         least = next((n for n in ladder(count + 1) if _fits(job, n)), None)
         raise DoesNotFit(
             error.what, expected=f"At least {least:,} of them." if least else "Another accelerator: no number of these does.",
@@ -207,7 +219,7 @@ def _layout(setting: Setting, want: Asked, count: int) -> Chosen:
 
 def _fits(job: Job, count: int) -> bool:
     try:
-        chosen(job, count)
+        chosen(job, count, quick=True)
     except UsageError:
         return False
     return True
@@ -219,7 +231,7 @@ def _planned(
 ) -> Plan:  # fmt: skip
     """The plan for so many accelerators. `quick`: without what only the reader wants."""
     want = with_batch(with_tokens(want), count)
-    found = _layout(setting, want, count)
+    found = _layout(setting, want, count, quick=quick)
     job = found.job
     step, held = step_time(job, setting.rates), memory(job)
     made = numbers(want, job, step, held, own_machine=setting.own, calibrated=setting.calibrated, price=setting.price,
@@ -278,7 +290,7 @@ def _fewest(setting: Setting, want: Asked, days: float, *, must: bool = True) ->
 def _for_minutes(setting: Setting, want: Asked, count: int) -> Asked:
     """A recipe that trains for so many minutes: as many tokens as the steps of that time have."""
     once = replace(want, tokens=1.0)
-    found = _layout(setting, with_batch(once, count), count)
+    found = _layout(setting, with_batch(once, count), count, quick=True)
     seconds = float(step_time(found.job, setting.rates).total)
     steps = max(1, round((want.minutes or 0) * 60 / seconds))
     said = f"{want.sources['tokens']}: {want.minutes:g} minutes of steps of {one_value(seconds, 's')}"
@@ -294,7 +306,9 @@ def _best_for(setting: Setting, count: int | None, seconds: float | None, spend:
             "--budget 1e24 --hardware h100-sxm --count 1024, or glassformer plan demo",
         )  # fmt: skip
     if spend is None and count is None:
-        raise UsageError("A time alone buys nothing.", expected="Also --count, or a budget in money or FLOPs.")
+        raise UsageError(
+            "A time alone buys nothing.", expected="Also --count, or a budget in money or FLOPs."
+        )
     flops = spend.value if spend and spend.kind == "flops" else 0.0
     peak = max(setting.machine.peaks.get(name, 0.0) for name in ("bf16", "fp16", "fp32"))
     share, found, guess = 0.35, None, 0.0
@@ -313,7 +327,9 @@ def _best_for(setting: Setting, count: int | None, seconds: float | None, spend:
                 expected=f"At least {least:.2g} FLOPs, {one_value(least / (share * peak) / 3600 * _price(setting), '$')}: the "
                 "smallest model that is counted, for ten steps.",
             )  # fmt: skip
-        best = best_size(guess, setting.law, length=setting.length or LENGTH, serve=setting.serve, unique=setting.unique)
+        best = best_size(
+            guess, setting.law, length=setting.length or LENGTH, serve=setting.serve, unique=setting.unique
+        )
         said = f"best for {guess:.3g} FLOPs by the law {best.law.name}: {best.law.source}"
         want = Asked(
             best.architecture.name, best.architecture, best.tokens, setting.length or LENGTH, batch=setting.batch,
@@ -337,7 +353,12 @@ def _least(setting: Setting, count: int) -> float:
 
 
 def _hours(
-    setting: Setting, count: int | None, seconds: float | None, spend: given.Budget | None, flops: float, speed: float
+    setting: Setting,
+    count: int | None,
+    seconds: float | None,
+    spend: given.Budget | None,
+    flops: float,
+    speed: float,
 ) -> float:
     """Accelerator hours that the budget buys: the least of what time, money and FLOPs allow."""
     allowed = [math.inf]
@@ -382,7 +403,16 @@ def _loss(
         rows.append({"tokens": share * d.value, "value": math.sqrt(low * high), "low": low, "high": high})
     last = maker.forecast(N=n.value, D=d.value)
     low, high = last.intervals[0.8]
-    loss = Quantity("loss", last.loss, low, high, last.unit or "", "E + A / N^alpha + B / D^beta", (n, d), setting.law.source)
+    loss = Quantity(
+        "loss",
+        last.loss,
+        low,
+        high,
+        last.unit or "",
+        "E + A / N^alpha + B / D^beta",
+        (n, d),
+        setting.law.source,
+    )
     return loss, tuple(rows)
 
 
@@ -429,15 +459,20 @@ def _warnings(
     if not setting.own:
         if job.accelerator.bandwidth <= 0 or not job.accelerator.achievable:
             yield f"Nobody has published what products reach on {job.accelerator.name}: 80 % of its datasheet is taken."
-        if "memory" in job.accelerator.source.lower():
-            yield f"Values of {job.accelerator.name} are not all verified: {job.accelerator.source}."
+        used_here = {job.precision.peak, "memory", "bandwidth", "power"} | (
+            {"scale_up", "scale_out"} if count > 1 else set()
+        )
+        if unread := sorted(used_here & job.accelerator.unverified):
+            yield f"No source was read for the {' and '.join(one.replace('_', '-') for one in unread)} of {job.accelerator.name}."
     days = quantities["days"].value
     if days > 365:
         yield f"{one_value(days, 'days')}: longer than a generation of hardware lasts, and than any published run."
     if want.minutes is not None:
         yield "The recipe says minutes: the tokens follow from the forecast speed."
     if setting.law.is_own:
-        yield from setting.law.forecaster.forecast(N=quantities["parameters"].value, D=quantities["tokens"].value).warnings  # type: ignore[union-attr]
+        yield from setting.law.forecaster.forecast(
+            N=quantities["parameters"].value, D=quantities["tokens"].value
+        ).warnings  # type: ignore[union-attr]
 
 
 def _published() -> list[dict[str, Any]]:
@@ -445,7 +480,9 @@ def _published() -> list[dict[str, Any]]:
     found = []
     for row in data_rows("training_runs"):
         size = row["params_active"] or row["params_total"]
-        flops = float(row["train_flops_reported"] or 0) or (6 * float(size) * float(row["tokens"]) if size and row["tokens"] else 0.0)
+        flops = float(row["train_flops_reported"] or 0) or (
+            6 * float(size) * float(row["tokens"]) if size and row["tokens"] else 0.0
+        )
         if flops and row["n_accel"] + row["accel_hours"]:
             found.append({**row, "flops": flops})
     return found

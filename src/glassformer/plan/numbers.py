@@ -1,7 +1,7 @@
 """The numbers of a plan, each with its formula, its inputs and their source: from a job with a layout to days and dollars.
 
-    steps = D / (B s)                      days = steps t / 86400 / goodput         hours = 24 days n
-    utilisation = F B s / (t n peak)       goodput: failures, checkpoints and restarts, drawn 400 times (`simulate`)
+steps = D / (B s)                      days = steps t / 86400 / goodput         hours = 24 days n
+utilisation = F B s / (t n peak)       goodput: failures, checkpoints and restarts, drawn 400 times (`simulate`)
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from glassformer.plan.asked import Asked
 from glassformer.plan.campaigns import overhead
-from glassformer.plan.failures import Between, rate_of_next, recovery
+from glassformer.plan.course import outlook
+from glassformer.plan.failures import Between
 from glassformer.plan.flops import forward, training
-from glassformer.plan.goodput import best_interval, checkpoint_bytes, saving_asynchronous, stall_table
+from glassformer.plan.goodput import stall_table
 from glassformer.plan.intervals import product, spread, within
 from glassformer.plan.layout import Job
 from glassformer.plan.memory import FORMULAS, INTERVAL, Memory
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.simulate import Course, draw
 from glassformer.plan.steptime import StepTime
 
 NODE = 8
@@ -69,7 +69,11 @@ def _counted(want: Asked, job: Job) -> Iterator[Quantity]:
     batch = want.quantity("batch", job.batch, "rows")
     yield from (tokens, length, batch)
     once = forward(a, job.length, read_length=job.read_length, convention="causal")
-    shares = [Quantity(name, value, unit="FLOP", formula=_FORWARD[name]) for name, value in asdict(once).items() if value]
+    shares = [
+        Quantity(name, value, unit="FLOP", formula=_FORWARD[name])
+        for name, value in asdict(once).items()
+        if value
+    ]
     each = Quantity("flops_per_token", training(a, job.length, read_length=job.read_length, convention="causal", trained=job.trained),
                     unit="FLOP", formula="3 x forward pass: the backward pass multiplies each gradient by both factors",
                     inputs=(*shares, length))  # fmt: skip
@@ -96,7 +100,12 @@ def _measured(
     value = float(held.total)
     yield Quantity("bytes_per_accelerator", value, value * INTERVAL[0], value * INTERVAL[1], "bytes",
                    f"the sum of all parts, on {held.where}", tuple(parts))  # fmt: skip
-    peak = Quantity("peak", x.peak(job.precision.peak), unit="FLOP/s", source=f"{x.name}, {job.precision.peak} dense: {x.source}")
+    peak = Quantity(
+        "peak",
+        x.peak(job.precision.peak),
+        unit="FLOP/s",
+        source=f"{x.name}, {job.precision.peak} dense: {x.provenance(job.precision.peak)}",
+    )
     reached = x.achievable.get(job.precision.peak) or x.achievable.get("bf16")
     best = Quantity("achievable", reached or 0.8, unit="share",
                     source="ml-engineering: the best products measured" if reached else "nobody published it for this one: 0.8")  # fmt: skip
@@ -120,7 +129,13 @@ def _measured(
     steps = Quantity("steps", math.ceil(found["tokens"].value / job.tokens), unit="steps", formula="D / (B s)",
                      inputs=(found["tokens"], found["batch"], found["length"]))  # fmt: skip
     yield steps
-    yield product("days_undisturbed", [(steps, 1), (seconds, 1)], "days", constant=1 / 86_400, formula="steps x t / 86400")
+    yield product(
+        "days_undisturbed",
+        [(steps, 1), (seconds, 1)],
+        "days",
+        constant=1 / 86_400,
+        formula="steps x t / 86400",
+    )
 
 
 def _course(
@@ -128,51 +143,76 @@ def _course(
 ) -> tuple[list[Quantity], Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
     """Failures, checkpoints and what they leave of the time."""
     n = int(job.layout.accelerators)
-    nodes = max(1.0, n / NODE)
     work = found["days_undisturbed"].value * 86_400
-    rate = rate_of_next()
-    size = checkpoint_bytes(found["parameters"].value, job.precision)
-    saving = saving_asynchronous(size, nodes, n)
-    back = recovery(n, restore=saving.write)
-    mtbf = rate.mtbf(nodes) * 3600
-    interval = min(best_interval(saving, mtbf, back.seconds), work)
-    ends = draw(Course(work, interval, saving, back.seconds), rate=rate, nodes=nodes)
-    r = rate.within(0.8)
-    fails = Quantity("failure_rate", r.value, r.low, r.high, "failures for each 1000 node-days", source=rate.source)
-    node = Quantity("nodes", nodes, unit="nodes", formula=f"n / {NODE}", inputs=(found["accelerators"],))
-    between = product("mtbf_hours", [(node, -1), (fails, -1)], "h", constant=24_000, formula="24 h / (nodes r / 1000)")
-    stall = Quantity("stall", saving.stall, unit="s", formula="1 s + bytes of an accelerator / 10 GB/s: the copy to the host",
-                     inputs=(Quantity("checkpoint_bytes", size, unit="bytes",
-                                      formula="N x (weights + masters + two moments)"),))  # fmt: skip
+    seen = outlook(work, parameters=found["parameters"].value, accelerators=n, per_node=min(n, NODE), precision=job.precision,
+                   step_seconds=found["step_seconds"].value)  # fmt: skip
+    course, back, ends = seen.course, seen.recovery, seen.ends
+    r = seen.rate.within(0.8)
+    fails = Quantity(
+        "failure_rate", r.value, r.low, r.high, "failures for each 1000 node-days", source=seen.rate.source
+    )
+    node = Quantity("nodes", seen.nodes, unit="nodes", formula=f"n / {NODE}", inputs=(found["accelerators"],))
+    between = product(
+        "mtbf_hours", [(node, -1), (fails, -1)], "h", constant=24_000, formula="24 h / (nodes r / 1000)"
+    )
+    size = Quantity(
+        "checkpoint_bytes",
+        seen.checkpoint_bytes,
+        unit="bytes",
+        formula="N x (weights + masters + two moments)",
+    )
+    stall = Quantity("stall", course.saving.stall, unit="s", inputs=(size,),
+                     formula="1 s + bytes of an accelerator / 10 GB/s: the copy to the host")  # fmt: skip
     restart = Quantity("restart", back.seconds, unit="s",
                        formula="detect + reschedule + start + restore + warm up; data/failures.csv and 2509.16293",
                        inputs=tuple(Quantity(name, value, unit="s") for name, value in asdict(back).items()))  # fmt: skip
-    tau = Quantity("checkpoint_interval", interval, unit="s", inputs=(stall, between, restart),
+    tau = Quantity("checkpoint_interval", course.interval, unit="s", inputs=(stall, between, restart),
                    formula="sqrt(2 (M + R) delta + delta^2), and no shorter than a write (2410.18124)")  # fmt: skip
     broken, good, days = (ends.within(name) for name in ("interruptions", "goodput", "days"))
     if broken.value < 3:  # a median of few says little: the mean
         broken = Between(float(ends.interruptions.mean()), broken.low, broken.high, 0.8)
-    interruptions = _between("interruptions", broken, "interruptions", "drawn 400 times: Poisson, with r drawn as well", (node, fails))
-    goodput = _between("goodput", good, "share", "work / time, drawn 400 times with failures, saves and restarts",
-                       (between, tau, stall, restart))  # fmt: skip
-    needed = product("days", [(found["days_undisturbed"], 1), (goodput, -1)], "days", formula="days undisturbed / goodput")
+    interruptions = _between(
+        "interruptions",
+        broken,
+        "interruptions",
+        "drawn 400 times: Poisson, with r drawn as well",
+        (node, fails),
+    )
+    others = Quantity("evaluation", course.evaluation, unit="share", source="BLOOM: 12 min every 1000 steps")
+    goodput = _between("goodput", good, "share", "steps / time, drawn 400 times with failures, saves, restarts, evaluation, "
+                       "planned stops and rewinds", (between, tau, stall, restart, others))  # fmt: skip
+    needed = product(
+        "days", [(found["days_undisturbed"], 1), (goodput, -1)], "days", formula="days undisturbed / goodput"
+    )
     spans = overhead()
-    billed = Quantity("billed", 1.0, spans.low / spans.value, spans.high / spans.value,
-                      source="published campaigns: hours billed for each hour that their steps take, about their median")
+    billed = Quantity(
+        "billed",
+        1.0,
+        spans.low / spans.value,
+        spans.high / spans.value,
+        source="published campaigns: hours billed for each hour that their steps take, about their median",
+    )
     if own_machine:
         billed = Quantity("billed", 1.0, source="nobody bills it")
     hours = product("accelerator_hours", [(needed, 1), (found["accelerators"], 1), (billed, 1)], "h", constant=24,
                     formula="24 x days x n x what is billed")  # fmt: skip
-    saved = work / interval * saving.stall / 86_400
-    again = broken.value * (back.seconds + saving.write) / 86_400
-    lost = max(0.0, days.value - work / 86_400 - saved - again)
-    parts = (("training", work / 86_400), ("saving", saved), ("restarts", again), ("work done again", lost))
-    told = stall_table(mtbf / 3600, back.seconds, work_days=work / 86_400, accelerators=n) if not own_machine else []
+    parts = {
+        "training": work / 86_400, "evaluation": course.evaluation * work / 86_400,
+        "saving": course.segments * course.saving.stall / 86_400,
+        "restarts": broken.value * (back.seconds + course.saving.write) / 86_400,
+        "planned stops and rewinds": course.stretch * days.value,
+    }  # fmt: skip
+    parts["work done again"] = max(0.0, days.value - sum(parts.values()))
+    told = (
+        stall_table(seen.mtbf_hours, back.seconds, work_days=work / 86_400, accelerators=n)
+        if not own_machine
+        else []
+    )
     stalls = [{"a checkpoint stalls for": f"{row['stall_seconds']:g} s", "saved every": f"{row['interval_minutes']:.3g} min",
                "goodput": f"{row['goodput']:.1%}", "days": row["days"], "accelerator hours lost": round(row["lost_accelerator_hours"])}
               for row in told]  # fmt: skip
     return ([between, tau, interruptions, goodput, needed, hours], stalls,
-            [{"part": name, "days": value} for name, value in parts])  # fmt: skip
+            [{"part": name, "days": value} for name, value in parts.items()])  # fmt: skip
 
 
 def _spent(
@@ -187,26 +227,54 @@ def _spent(
     pue = _between("pue", energy.PUE, "", "", (), "1.1 at hyperscalers to 1.25 (2405.21015)")
     if own_machine:
         pue = Quantity("pue", 1.0, source="at home nothing is added")
-    used = product("megawatt_hours", [(hours, 1), (each, 1), (pue, 1)], "MWh", constant=1e-6, formula="hours x W x PUE / 1e6")
+    used = product(
+        "megawatt_hours",
+        [(hours, 1), (each, 1), (pue, 1)],
+        "MWh",
+        constant=1e-6,
+        formula="hours x W x PUE / 1e6",
+    )
     yield used
-    yield product("megawatts", [(each, 1), (pue, 1), (found["accelerators"], 1)], "MW", constant=1e-6, formula="n W PUE / 1e6")
+    yield product(
+        "megawatts",
+        [(each, 1), (pue, 1), (found["accelerators"], 1)],
+        "MW",
+        constant=1e-6,
+        formula="n W PUE / 1e6",
+    )
     if carbon is not None:
         grid = Quantity("grid_carbon", carbon, unit="kg/kWh", source="given")
         yield product("carbon", [(used, 1), (grid, 1)], "t CO2", formula="MWh x kg/kWh")
-    current = _between("electricity", money.ELECTRICITY, "$/kWh", "", (), "EIA, industry in the USA, 2014 to 2025, by Epoch")
+    current = _between(
+        "electricity", money.ELECTRICITY, "$/kWh", "", (), "EIA, industry in the USA, 2014 to 2025, by Epoch"
+    )
     if own_machine:
-        yield product("dollars", [(used, 1), (current, 1)], "$", constant=1000, formula="kWh x $/kWh: the machine is yours")
+        yield product(
+            "dollars",
+            [(used, 1), (current, 1)],
+            "$",
+            constant=1000,
+            formula="kWh x $/kWh: the machine is yours",
+        )
         return
-    for term, name in (("on demand", "dollars"), ("1 year", "dollars_one_year"), ("3 years", "dollars_three_years")):
+    for term, name in (
+        ("on demand", "dollars"),
+        ("1 year", "dollars_one_year"),
+        ("3 years", "dollars_three_years"),
+    ):
         quoted = money.cloud_price(x, term)
-        paid = _between("price", quoted.usd, "$/h", "", (), f"{term}, in dollars of {quoted.year}: {quoted.source}")
+        paid = _between(
+            "price", quoted.usd, "$/h", "", (), f"{term}, in dollars of {quoted.year}: {quoted.source}"
+        )
         if price is not None and name == "dollars":
             paid = Quantity("price", price, unit="$/h", source="given")
         yield product(name, [(hours, 1), (paid, 1)], "$", formula="hours x price of an hour")
     every = money.costs(x, hours.value, hours=Between(hours.value, hours.low, hours.high, 0.8))
     for cost, name in ((every.owned, "dollars_owned"), (every.project, "dollars_project")):
         parts = tuple(Quantity(part, value, unit="$") for part, value in cost.parts.items())
-        yield _between(name, cost.usd, "$", _BASES[name], (hours, *parts), f"{cost.source}; dollars of {cost.year}")
+        yield _between(
+            name, cost.usd, "$", _BASES[name], (hours, *parts), f"{cost.source}; dollars of {cost.year}"
+        )
 
 
 def _between(

@@ -18,7 +18,18 @@ from glassformer.plan.quantity import Quantity
 from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, title
 from glassformer.run import page
 
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8C6BB1", "#7A8794", "#B8A13A", "#4D4D4D")
+_COLOURS = (
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+    "#8C6BB1",
+    "#7A8794",
+    "#B8A13A",
+    "#4D4D4D",
+)
 """Of Okabe and Ito (2008), and three more."""
 _REACH = math.log(4)
 """An interval's picture goes from a quarter of the value to four times it."""
@@ -75,7 +86,13 @@ def card(plan: Plan) -> str:
 
 def page_part(inside: str) -> str:
     """A piece that brings its own style, to stand in somebody else's page."""
-    names = {"--ink": "inherit", "--quiet": "#5b6775", "--rule": "#e3e7ec", "--accent": "#0072b2", "--code": "#f2f4f7"}
+    names = {
+        "--ink": "inherit",
+        "--quiet": "#5b6775",
+        "--rule": "#e3e7ec",
+        "--accent": "#0072b2",
+        "--code": "#f2f4f7",
+    }
     own = "; ".join(f"{name}: {value}" for name, value in names.items())
     return f'{STYLE}<div style="{own}; font: 15px/1.5 system-ui, sans-serif">{inside}</div>'
 
@@ -129,7 +146,9 @@ def bar(
         share, colour = row[value] / whole, _COLOURS[min(place, len(_COLOURS) - 1)]
         name = names.get(row["part"], row["part"])
         inside = escape(name) if share > 0.0095 * len(name) + 0.012 else ""
-        drawn.append(f'<div style="width:{share:.3%};background:{colour}" title="{escape(name)}">{inside}</div>')
+        drawn.append(
+            f'<div style="width:{share:.3%};background:{colour}" title="{escape(name)}">{inside}</div>'
+        )
         told.append(
             f'<div><em style="background:{colour}"></em><span>{escape(name)}</span>'
             f"<b>{escape(one_value(row[value], unit))}</b><i>{share:.1%}</i></div>"
@@ -154,7 +173,9 @@ def _opened(one: Quantity) -> str:
 
 def _branch(one: Quantity) -> str:
     interval = shown_interval(one)
-    said = f"{escape(title(one.name))} <b>{escape(shown(one))}</b>" + (f" <span>({escape(interval)})</span>" if interval else "")
+    said = f"{escape(title(one.name))} <b>{escape(shown(one))}</b>" + (
+        f" <span>({escape(interval)})</span>" if interval else ""
+    )
     if one.formula:
         said += f" = <code>{escape(one.formula)}</code>"
     if one.source:

@@ -80,12 +80,28 @@ class Plan:
     def layout(self) -> dict[str, int]:
         """How the run is divided."""
         lay = self.job.layout
-        names = ("data", "tensor", "pipeline", "interleave", "context", "expert", "sharding", "micro_batch", "recompute")
+        names = (
+            "data",
+            "tensor",
+            "pipeline",
+            "interleave",
+            "context",
+            "expert",
+            "sharding",
+            "micro_batch",
+            "recompute",
+        )
         return {name: int(getattr(lay, name)) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file or another program."""
-        divided = {"value": self.layout, "low": None, "high": None, "unit": "", "source": "the quickest that fits"}
+        divided = {
+            "value": self.layout,
+            "low": None,
+            "high": None,
+            "unit": "",
+            "source": "the quickest that fits",
+        }
         return {
             "title": self.title, **{name: one.to_dict() for name, one in self.quantities.items()}, "layout": divided,
             "tokens_per_step": self.job.tokens, "step_split": self.split(), "memory": self.memory_rows(),
@@ -103,16 +119,24 @@ class Plan:
     def explain(self, name: str) -> list[tuple[int, Quantity]]:
         """One number down to what it was computed from: (depth, quantity)."""
         if name not in self.quantities:
-            raise UsageError(f"There is no number {name!r} in a plan;", expected=nearest(name, self.quantities))
+            raise UsageError(
+                f"There is no number {name!r} in a plan;", expected=nearest(name, self.quantities)
+            )
         return list(self.quantities[name].walk())
 
     def split(self) -> list[dict[str, Any]]:
         """What a step is spent on: part, seconds, share; largest first."""
-        return sorted((row for row in self.step.split() if row["share"] > 0.0005), key=lambda row: -row["seconds"])
+        return sorted(
+            (row for row in self.step.split() if row["share"] > 0.0005), key=lambda row: -row["seconds"]
+        )
 
     def memory_rows(self) -> list[dict[str, Any]]:
         """What the fullest accelerator holds: part, bytes, share of what it has."""
-        rows = ({"part": row["name"], "bytes": float(row["bytes"])} for row in self.memory.rows() if row["name"] != "total")
+        rows = (
+            {"part": row["name"], "bytes": float(row["bytes"])}
+            for row in self.memory.rows()
+            if row["name"] != "total"
+        )
         return sorted((row for row in rows if row["bytes"] > 0), key=lambda row: -row["bytes"])
 
     def _repr_html_(self) -> str:
@@ -125,7 +149,13 @@ class Plan:
         days, dollars = self.quantities["days"], self.quantities["dollars"]
         hours = self.quantities["accelerator_hours"]
         count = int(self.job.layout.accelerators)
-        who = f"{count:,} accelerators" if count > 1 else "one accelerator" if not self.own_machine else "this machine"
+        who = (
+            f"{count:,} accelerators"
+            if count > 1
+            else "one accelerator"
+            if not self.own_machine
+            else "this machine"
+        )
         return (
             f"{_with_interval(days)} on {who}"
             + (f", {bare(one_value(hours.value, 'tokens'))} accelerator hours" if count > 1 else "")
@@ -145,7 +175,9 @@ class Plan:
     def layout_sentence(self) -> str:
         """The layout in words."""
         if int(self.job.layout.accelerators) == 1:
-            return f"One {self.job.accelerator.name} computes all, {self.job.layout.micro_batch} rows at a time."
+            return (
+                f"One {self.job.accelerator.name} computes all, {self.job.layout.micro_batch} rows at a time."
+            )
         named = {"data": "replicas", "tensor": "tensor ranks", "pipeline": "stages", "interleave": "parts to a stage",
                  "context": "context ranks", "expert": "expert ranks"}  # fmt: skip
         said = [f"{self.layout[name]:,} {word}" for name, word in named.items() if self.layout[name] > 1]
@@ -184,12 +216,16 @@ class Plan:
         if more > 5e-5:
             ratio = self.quantities["parameters"].value / best.parameters
             use = "cheaper" if ratio < 1 else "dearer"
-            said += f" This model on these tokens has {more:.2%} more loss than the best, and is {use} to use."
+            said += (
+                f" This model on these tokens has {more:.2%} more loss than the best, and is {use} to use."
+            )
         return said
 
     def named(self, group: str) -> list[str]:
         """Names of the numbers about money, or of all that stand nowhere else."""
-        money = [name for name in self.quantities if name.startswith("dollars") or name in ("megawatts", "carbon")]
+        money = [
+            name for name in self.quantities if name.startswith("dollars") or name in ("megawatts", "carbon")
+        ]
         if group == "money":
             return money
         return [name for name in self.quantities if name not in MAIN and name not in money]

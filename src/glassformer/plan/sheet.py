@@ -69,7 +69,9 @@ def _number(one: Quantity) -> str:
     return f"  {title(one.name):<30}{bare(shown(one)):<18}{bare(shown_interval(one))}".rstrip()
 
 
-def _bars(rows: Sequence[Mapping[str, Any]], value: str, unit: str, names: Mapping[str, str]) -> Iterator[Line]:
+def _bars(
+    rows: Sequence[Mapping[str, Any]], value: str, unit: str, names: Mapping[str, str]
+) -> Iterator[Line]:
     whole = sum(row[value] for row in rows)
     most = max((row[value] for row in rows), default=0.0)
     for row in rows:
@@ -78,25 +80,38 @@ def _bars(rows: Sequence[Mapping[str, Any]], value: str, unit: str, names: Mappi
         name = names.get(row["part"], row["part"].replace("_", " "))
         eighths = round(8 * _BAR * row[value] / most)
         drawn = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-        yield "numbers", f"  {name:<30}{drawn:<{_BAR + 1}}{row[value] / whole:>6.1%}  {one_value(row[value], unit)}"
+        yield (
+            "numbers",
+            f"  {name:<30}{drawn:<{_BAR + 1}}{row[value] / whole:>6.1%}  {one_value(row[value], unit)}",
+        )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     if not rows:
         return
-    names = [name for name in dict.fromkeys(key for row in rows for key in row) if any(row.get(name) for row in rows)]
-    cells = [[str(name).replace("_", " ") for name in names], *([_cell(row.get(name)) for name in names] for row in rows)]
+    names = [
+        name
+        for name in dict.fromkeys(key for row in rows for key in row)
+        if any(row.get(name) for row in rows)
+    ]
+    cells = [
+        [str(name).replace("_", " ") for name in names],
+        *([_cell(row.get(name)) for name in names] for row in rows),
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
     for number, row in enumerate(cells):
-        yield "note" if number == 0 else "numbers", "  " + "  ".join(
-            cell.ljust(size) for cell, size in zip(row, widths, strict=True)
-        ).rstrip()
+        yield (
+            "note" if number == 0 else "numbers",
+            "  " + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip(),
+        )
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    )
 
 
 def _folded(kind: str, text: str, width: int, begin: str = "") -> Iterator[Line]:

@@ -34,7 +34,13 @@ def one_value(value: float, unit: str) -> str:
     if unit == "bytes":
         return show_bytes(value)
     if unit == "s":
-        return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s" if value < 100 else show_seconds(value)
+        return (
+            f"{value * 1000:.3g} ms"
+            if value < 1
+            else f"{value:.3g} s"
+            if value < 100
+            else show_seconds(value)
+        )
     if unit == "days":
         return _days(value)
     if unit == "$":
@@ -46,7 +52,10 @@ def one_value(value: float, unit: str) -> str:
     if unit == "FLOP":
         return f"{value:.3g} FLOP"
     if unit == "FLOP/s":
-        return _scaled(value, (("EFLOP/s", 1e18), ("PFLOP/s", 1e15), ("TFLOP/s", 1e12), ("GFLOP/s", 1e9), ("MFLOP/s", 1e6)))
+        return _scaled(
+            value,
+            (("EFLOP/s", 1e18), ("PFLOP/s", 1e15), ("TFLOP/s", 1e12), ("GFLOP/s", 1e9), ("MFLOP/s", 1e6)),
+        )
     if unit == "share":
         return f"{value:.1%}" if value < 0.9995 else f"{value:.2%}"
     if unit in _COUNTED:
@@ -83,7 +92,9 @@ def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
 
 def _split(text: str) -> tuple[str, str]:
     """Number and the rest, with what parts them."""
-    place = next((i for i, letter in enumerate(text) if not (letter.isdigit() or letter in ".,e+-")), len(text))
+    place = next(
+        (i for i, letter in enumerate(text) if not (letter.isdigit() or letter in ".,e+-")), len(text)
+    )
     if place and text[place - 1] == "e":
         place -= 1
     return text[:place], text[place:]

@@ -37,8 +37,14 @@ def read_plan(path: Path) -> dict[str, Any]:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a plan: {error}.", do=_MAKE) from None
-    if not isinstance(plan, dict) or plan.get("schema") != "glassformer.run_plan" or "step_seconds" not in plan:
-        raise UsageError(f"{path} is not a plan.", expected="What `glassformer plan --json` writes.", do=_MAKE)
+    if (
+        not isinstance(plan, dict)
+        or plan.get("schema") != "glassformer.run_plan"
+        or "step_seconds" not in plan
+    ):
+        raise UsageError(
+            f"{path} is not a plan.", expected="What `glassformer plan --json` writes.", do=_MAKE
+        )
     return plan
 
 
@@ -83,7 +89,11 @@ class Drift:
             if len(self._seconds) == _LOOKS:
                 planned = self._step_seconds()
                 yield from self._judge("step_seconds", event["step"], median(list(self._seconds)), planned)
-        elif event["event"] == "validation" and self._plan.get("loss_at") and not isinstance(event["loss"], str):
+        elif (
+            event["event"] == "validation"
+            and self._plan.get("loss_at")
+            and not isinstance(event["loss"], str)
+        ):
             expected = _at(self._plan["loss_at"], event["step"] * self._tokens_per_step)
             yield from self._judge("loss", event["step"], event["loss"], expected)
 
@@ -93,7 +103,9 @@ class Drift:
         share = self._tokens_per_step / self._plan.get("tokens_per_step", self._tokens_per_step)
         return {name: one[name] * share for name in ("value", "low", "high")}
 
-    def _judge(self, what: str, step: int, value: float, planned: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    def _judge(
+        self, what: str, step: int, value: float, planned: Mapping[str, float]
+    ) -> Iterator[dict[str, Any]]:
         outside = not planned["low"] <= value <= planned["high"]
         if outside == self._outside.get(what, False):
             return
