@@ -1,5 +1,7 @@
 """Runs played event by event, drawn at once, and in closed form: the same numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,7 +9,7 @@ from scipy import stats
 from glassformer.errors import UsageError
 from glassformer.plan.failures import rate_known, rate_of_next
 from glassformer.plan.goodput import Saving, best_interval, lost_share
-from glassformer.plan.simulate import Course, draw, play
+from glassformer.plan.simulate import LONGEST, Course, draw, play
 
 DAY = 86_400.0
 TEN_SECONDS = Saving(10)
@@ -87,6 +89,20 @@ def test_unsure_rates_make_the_end_unsure():
     unsure = draw(run, rate=rate_of_next(), nodes=2048).within("days")
     assert unsure.high - unsure.low > 5 * (sure.high - sure.low)
     assert sure.value == pytest.approx(49 / 0.908, rel=0.01)
+
+
+def test_unsure_restarts_make_the_end_unsure():
+    run = course()
+    sure, unsure = draw(run), draw(replace(run, restart_spread=0.5))
+    assert unsure.seconds.std() > 2 * sure.seconds.std()
+    played = play(replace(run, work=2 * DAY, restart_spread=0.5), runs=100)
+    drawn = draw(replace(run, work=2 * DAY, restart_spread=0.5), runs=2000)
+    assert stats.ks_2samp(played.seconds, drawn.seconds).pvalue > 0.001
+
+
+def test_a_run_that_never_ends_is_given_up():
+    hopeless = Course(DAY, 600, Saving(10), 600, mtbf=100)
+    assert play(hopeless, runs=1).seconds[0] == LONGEST * DAY
 
 
 def test_the_same_seed_draws_the_same_runs():

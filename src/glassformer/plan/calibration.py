@@ -1,6 +1,7 @@
 """Fitting the rates of the time model to measured steps, and how far off it is where it has not measured.
 
-    minimise  sum over rows  w rho((log t(row; rates) - log seconds) / scale)  +  sum over rates ((log r - log prior) / sd)^2
+    minimise  sum over rows  w rho((log t(row; rates) - log seconds) / SCALE)
+            + sum over rates  ((log rate - log prior) / sd)^2
 
 rho is the soft L1 of least squares (a few wrong rows do not matter); w makes groups of rows count alike, whatever
 their number; the prior keeps a rate that no row speaks about at a sensible value.
@@ -18,8 +19,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
@@ -28,6 +27,7 @@ from glassformer.errors import UsageError
 from glassformer.plan.layout import Job
 from glassformer.plan.rates import PRIOR, RATES, Rates
 from glassformer.plan.rows import Row, measured_rows
+from glassformer.plan.spread import features
 from glassformer.plan.steptime import spent
 from glassformer.plan.work import Work, work
 
@@ -84,7 +84,7 @@ def _fit(
 
 
 def calibrate(rows: Sequence[Row], rates: Rates = RATES, at_most: int = 4) -> Rates:
-    """The rates for one's own cluster, from a few measured rows of it: `pace`, and the rates that matter most to them."""
+    """The rates for one's own cluster, from a few measured rows of it: `pace`, and those that matter most to them."""
     rows = timed(rows)
     if not rows:
         raise UsageError(
@@ -107,13 +107,62 @@ def calibrate(rows: Sequence[Row], rates: Rates = RATES, at_most: int = 4) -> Ra
     return replace(found, own_rows=rates.own_rows + len(rows))
 
 
+def left_out(rows: Sequence[Row], rates: Rates = RATES) -> dict[str, Rates]:
+    """For each group, the rates fitted to all others, from these on."""
+    rows = timed(rows)
+    groups = dict.fromkeys(row.group for row in rows)
+    return {group: fit([row for row in rows if row.group != group], rates) for group in groups}
+
+
+def misses(rows: Sequence[Row], rates: Rates) -> Floats:
+    """log (forecast / measured) of each row."""
+    rows = timed(rows)
+    todo = stack([row.job for row in rows if row.job])
+    return np.log(spent(todo, rates).total / np.array([row.seconds or 1.0 for row in rows]))
+
+
+def calibrated_misses(rows: Sequence[Row], rates: Rates, draws: int = 5, many: int = 3) -> Floats:
+    """The same for one group's rows, after calibrating with `many` of them, of those not drawn; over several draws."""
+    rows = timed(rows)
+    if len(rows) <= many:
+        return np.zeros(0)
+    found = []
+    for seed in range(draws):
+        drawn = set(np.random.default_rng(seed).permutation(len(rows))[:many].tolist())
+        own = calibrate([row for i, row in enumerate(rows) if i in drawn], rates)
+        found.append(misses([row for i, row in enumerate(rows) if i not in drawn], own))
+    return np.concatenate(found)
+
+
 def main(path: Path | None = None) -> None:
-    """Fits the shipped rates to the shipped rows."""
-    rates = fit(measured_rows())
-    held: dict[str, Any] = {name: round(value, 6) for name, value in asdict(rates).items()}
-    found = {"made by": "python -m glassformer.plan.calibration", "rates": held}
+    """Fits the shipped rates to the shipped rows, and how far off they are to groups that are left out."""
+    rows = timed(measured_rows())
+    rates = fit(rows)
+    without = left_out(rows, rates)
+    by_group = {group: [row for row in rows if row.group == group] for group in without}
+    apart = [misses(by_group[group], without[group]) for group in by_group]
+    own = [calibrated_misses(by_group[group], without[group]) for group in by_group]
+    points = {(tuple(np.round(numbers, 2).tolist()), name) for numbers, name in (features(r.job) for r in rows if r.job)}
+    found = {
+        "made by": "python -m glassformer.plan.calibration",
+        "rates": {name: round(value, 6) for name, value in asdict(rates).items()},
+        "evidence": {
+            "half width": _half(apart), "half width calibrated": _half([one for one in own if one.size]),
+            "features": [list(numbers) for numbers, _ in sorted(points)],
+            "accelerators": [name for _, name in sorted(points)],
+        },
+    }  # fmt: skip
     target = path or Path(__file__).parent / "data" / "rates.json"
-    target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    target.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def _half(apart: Sequence[Floats]) -> float:
+    """Between what holds 80 % of the rows and what holds 80 % where each group counts alike."""
+    every = np.concatenate(apart)
+    alike = np.concatenate([np.full(one.size, 1.0 / one.size) for one in apart])
+    order = np.argsort(np.abs(every))
+    weighted = np.abs(every)[order][np.searchsorted(np.cumsum(alike[order]) / alike.sum(), 0.8)]
+    return round(float((np.quantile(np.abs(every), 0.8) + weighted) / 2), 4)
 
 
 if __name__ == "__main__":

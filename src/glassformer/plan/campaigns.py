@@ -60,8 +60,8 @@ _UNSAID = {
     "H800": "H800-SXM-80GB",
 }
 """Where only the generation is named."""
-_NOT_A_RUN = ("codellama-all", "llama32-1b", "patterson-evolved-nas")
-"""Twelve models, a distillation and a search."""
+_NOT_A_RUN = ("aggregate", "distilled")
+"""Hours of several models together, or of a model that learns from another: their FLOPs are not 6 N D."""
 _GUESSED = ("speculative", "inference", "Epoch", "assumption", "coarse", "planned")
 
 
@@ -324,7 +324,8 @@ def _read(row: Mapping[str, str]) -> Campaign | None:
     if hours is None and row["n_accel"] and row["wall_days"]:
         hours = 24 * float(row["n_accel"]) * float(row["wall_days"])
     flops = _flops(row)
-    if not (hours and flops and name in accelerators()) or row["id"].startswith(_NOT_A_RUN):
+    is_run = row["arch"] != "search" and not any(word in row["hours_kind"] for word in _NOT_A_RUN)
+    if not (hours and flops and is_run and name in accelerators()):
         return None
     kind = accelerators()[name]
     precision = _precision(row["precision"], kind)

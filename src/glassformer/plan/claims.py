@@ -94,7 +94,7 @@ def claims() -> list[Claim]:
 
 
 def earlier() -> Claim:
-    """C1."""
+    """C1: what 1e24 FLOPs cost on three generations, beside what such runs cost and how large they were."""
     runs = _runs(5e23, 5e24)
     hardware = (
         ("V100-SXM2-16GB", "fp16", 2020),
@@ -112,7 +112,7 @@ def earlier() -> Claim:
 
 
 def frontier() -> Claim:
-    """C2."""
+    """C2: what 1e25, and the 3.8e25 of Llama 3.1 405B, cost."""
     runs = _runs(1e25, 1e26)
     readings = (
         *_money(1e25, 100e6, 300e6, (("A100-SXM-80GB", "bf16", 2023), ("H100-SXM-80GB", "bf16", 2025))),
@@ -127,7 +127,7 @@ def frontier() -> Claim:
 
 
 def following() -> Claim:
-    """C3."""
+    """C3: what 1e26 cost and how much power they take in 100 days, on two generations."""
     runs = _runs(1e26, 1e27)
     hardware = (("H100-SXM-80GB", "bf16", 2025), ("GB200", "fp8", 2025))
     readings = (
@@ -142,27 +142,25 @@ def following() -> Claim:
 
 
 def ten_times() -> Claim:
-    """C4, at the same number of tokens: pairs of measured steps, and whole runs. Each ratio is brought to ten times the
-    parameters: ratio^(ln 10 / ln of the parameters' ratio)."""
+    """C4: at the same number of tokens, from pairs of measured steps (`growth`), and of whole runs; then what makes it
+    twenty and more."""
     pairs = size_pairs()
     ratios = np.array([ratio for ratio, _, _ in pairs])
     low, middle, high = np.quantile(ratios, [0.05, 0.5, 0.95])
     readings = [Reading("the same tokens, measured", float(low), float(high), 20, 40, "times")]
-    for small, large in (
-        ("llama2-7b", "llama2-70b"),
-        ("llama1-7b", "llama1-65b"),
-        ("pythia-1.4b", "pythia-12b"),
-    ):
+    runs = (("llama2-7b", "llama2-70b"), ("llama1-7b", "llama1-65b"), ("pythia-1.4b", "pythia-12b"))
+    for small, large in runs:
         ratio = _by_id(large).hours / _by_id(small).hours
         readings.append(Reading(f"hours, {small} to {large}", ratio, ratio, 20, 40, "times"))
     numbers = {
         "pairs": float(len(pairs)), "median": float(middle), "p5": float(low), "p95": float(high),
         "most": float(ratios.max()),
     }  # fmt: skip
-    for name, good, bad in (
+    layouts = (
         ("bad layout, 530B on 2240 GPUs", "narayanan-t2-ptd-530B-2240", "narayanan-t2-zero3-530B-2240"),
         ("bad layout, 175B on 768 GPUs", "narayanan-t2-ptd-175B-768", "narayanan-t2-zero3-175B-768"),
-    ):
+    )
+    for name, good, bad in layouts:
         numbers[name] = _field(good, "tflops_per_accel_reported") / _field(bad, "tflops_per_accel_reported")
     worse = numbers["bad layout, 530B on 2240 GPUs"]
     for case, tokens, efficiency in (
@@ -174,7 +172,8 @@ def ten_times() -> Claim:
         readings.append(
             Reading(f"scenario: ten times the parameters {case}", product, product, 20, 40, "times", False)
         )
-    used = sorted({one for _, *both in pairs for one in both})
+    used = [one for group in (pairs, layouts) for _, *both in group for one in both]
+    used = sorted({*used, *itertools.chain(*runs)})
     return _claim("C4", "Ten times bigger costs 20 to 40 times more.", tuple(readings), numbers, used)
 
 
@@ -229,9 +228,8 @@ def infrastructure() -> Claim:
             Reading(f"{case}, outside products by the planner's split", split, split, least, 1.0, unit)
         )
     older, newer = accelerator("H200-SXM-141GB"), accelerator("B200")
-    speeds = [
-        _field(f"mleng-llama3.1-8b-{name}-s65536", "tflops_per_accel_reported") for name in ("H200", "B200")
-    ]
+    upgrade = ("mleng-llama3.1-8b-H200-s65536", "mleng-llama3.1-8b-B200-s65536")
+    speeds = [_field(name, "tflops_per_accel_reported") for name in upgrade]
     numbers = {
         "H200 to B200, Llama 3.1 8B": speeds[1] / speeds[0],
         "H200 to B200, peak": newer.peak("bf16") / older.peak("bf16"),
@@ -242,7 +240,7 @@ def infrastructure() -> Claim:
     )
     return _claim(
         "C6", "Training is bound by infrastructure: moving data hurts as much as the mathematics.",
-        tuple(readings), numbers, [name for _, name in cases],
+        tuple(readings), numbers, [*(name for _, name in cases), *upgrade],
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,6 +152,14 @@ class Held:
     @property
     def holds(self) -> bool:
         return self.predicted.low <= self.reading.watts <= self.predicted.high
+
+    def row(self) -> dict[str, Any]:
+        watts = self.reading.watts
+        return {
+            "run": self.reading.id, "accelerator": self.reading.accelerator, "predicted": self.predicted.value,
+            "metered": watts, "error": self.error, "holds": self.holds, "error_tdp": self.tdp / watts - 1,
+            "error_epoch": self.epoch / watts - 1,
+        }  # fmt: skip
 
 
 def left_out() -> list[Held]:

@@ -43,6 +43,8 @@ class Course:
     saving: Saving
     restart: float
     """R."""
+    restart_spread: float = 0.0
+    """Of the logarithm of R, from run to run: how sure it is."""
     mtbf: float = np.inf
     """M, where no rate is drawn."""
     evaluation: float = 0.0
@@ -85,7 +87,7 @@ class Course:
 
     @property
     def stretch(self) -> float:
-        """A planned stop or a rewind takes a second restart's time, on average so much of each day."""
+        """Share of the time that rewinds and planned stops take."""
         day = 86_400.0
         return (
             self.rewinds_per_day * (self.rewind + self.restart) / day
@@ -128,25 +130,29 @@ def draw(
 ) -> Ends:
     """Many runs at once. With `rate`, each has its own mean time between failures, on so many nodes."""
     chance = np.random.default_rng(seed)
-    mtbf = _mtbf(course, rate, nodes, runs, chance)
+    mtbf, restart = _of_each(course, rate, nodes, runs, chance)
     whole = np.full(runs, course.segments)
-    failures, lost = _tries(chance, whole, course.segment, mtbf)
-    again, waiting = _restarts(chance, failures, course.restart + course.saving.write, mtbf)
+    failures, lost = _tries(chance, whole, np.full(runs, course.segment), mtbf)
+    again, waiting = _restarts(chance, failures, restart + course.saving.write, mtbf)
     seconds = whole * course.segment + lost + waiting
     others = seconds / (1 - min(course.stretch, 0.99)) / 86_400
     rewinds = chance.poisson(course.rewinds_per_day * others)
     stops = chance.poisson(course.planned_per_day * others)
-    seconds = seconds + rewinds * (course.rewind + course.restart) + stops * course.planned_stop
+    seconds = seconds + rewinds * (course.rewind + restart) + stops * course.planned_stop
     return Ends(seconds, failures + again, course.work)
 
 
-def _mtbf(course: Course, rate: Rate | None, nodes: float, runs: int, chance: np.random.Generator) -> Array:
-    if rate is None:
-        return np.full(runs, course.mtbf)
-    return 86_400 * 1000 / (nodes * chance.choice(rate.draws, runs))
+def _of_each(
+    course: Course, rate: Rate | None, nodes: float, runs: int, chance: np.random.Generator
+) -> tuple[Array, Array]:
+    """M and R of each run."""
+    mtbf = np.full(runs, course.mtbf)
+    if rate is not None:
+        mtbf = 86_400 * 1000 / (nodes * chance.choice(rate.draws, runs))
+    return mtbf, course.restart * np.exp(course.restart_spread * chance.standard_normal(runs))
 
 
-def _tries(chance: np.random.Generator, whole: Array, length: float, mtbf: Array) -> tuple[Array, Array]:
+def _tries(chance: np.random.Generator, whole: Array, length: Array, mtbf: Array) -> tuple[Array, Array]:
     """Failures before so many segments have been got through, and the time that they took away."""
     through = np.exp(-length / mtbf)
     failures = np.where(through < 1, _negative_binomial(chance, whole, through), 0.0)
@@ -154,7 +160,7 @@ def _tries(chance: np.random.Generator, whole: Array, length: float, mtbf: Array
 
 
 def _restarts(
-    chance: np.random.Generator, failures: Array, length: float, mtbf: Array
+    chance: np.random.Generator, failures: Array, length: Array, mtbf: Array
 ) -> tuple[Array, Array]:
     """Failures within restarts, and the time of all restarts."""
     again, lost = _tries(chance, failures, length, mtbf)
@@ -168,7 +174,7 @@ def _negative_binomial(chance: np.random.Generator, wins: Array, through: Array)
     return chance.poisson(mean).astype(float)
 
 
-def _sum_of_cut(chance: np.random.Generator, count: Array, length: float, mtbf: Array) -> Array:
+def _sum_of_cut(chance: np.random.Generator, count: Array, length: Array, mtbf: Array) -> Array:
     """Sum of so many exponential times that all fell before `length`: its mean and spread, as a gamma."""
     x = np.minimum(length / mtbf, 300.0)  # beyond, the square of e^x overflows
     mean = np.where(x > 1e-6, mtbf * (1 - x / np.expm1(np.maximum(x, 1e-9))), length / 2)
@@ -186,9 +192,10 @@ def play(
     """The same, event by event, one run after the other. One that takes `LONGEST` times its work is given up, and
     counts as that long."""
     ended, counted = np.empty(runs), np.empty(runs)
-    every = _mtbf(course, rate, nodes, runs, np.random.default_rng(seed))
-    for run in range(runs):
-        cluster = _Cluster(replace(course, mtbf=float(every[run])), np.random.default_rng((seed, run)))
+    every = _of_each(course, rate, nodes, runs, np.random.default_rng(seed))
+    for run, (mtbf, restart) in enumerate(zip(*every, strict=True)):
+        own = replace(course, mtbf=float(mtbf), restart=float(restart))
+        cluster = _Cluster(own, np.random.default_rng((seed, run)))
         ended[run] = cluster.run()
         counted[run] = cluster.failures
     return Ends(ended, counted, course.work)
