@@ -203,7 +203,7 @@ def test_the_sheet_holds_the_ten_numbers_and_opens_one_to_its_last_source(llama:
     for words in (
         "405B",
         "3.94e+25 FLOP",
-        "money, rented",
+        "money  ",
         "matrix products",
         "tp 8",
         "Llama 3.1 405B   2024-07",

@@ -166,11 +166,11 @@ def calibration(*, json: bool = False) -> None:
     Args:
         json: One JSON document instead of a table.
     """
-    from glassformer.plan.check import calibration_rows, calibration_sentence
+    from glassformer.plan.check import calibration_rows, calibration_sentence, told_rows
 
     rows = calibration_rows()
     if json:
         document({"checks": rows}, "plan_calibration")
         return
-    table(rows)
+    table(told_rows(rows))
     print(calibration_sentence(rows))

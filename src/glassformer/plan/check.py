@@ -19,7 +19,8 @@ from typing import Any
 
 from glassformer.errors import RunError
 from glassformer.files import data_folder, write_json, write_text
-from glassformer.plan.words import one_value
+from glassformer.plan.quantity import Quantity
+from glassformer.plan.words import bare, one_value, shown_interval, title
 from glassformer.run.folder import Run
 from glassformer.stats import median
 from glassformer.train.drift import PLAN, read_plan
@@ -46,15 +47,7 @@ class Checked:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """For people."""
-        return [
-            {
-                "number": one["name"].replace("_", " "), "planned": one_value(one["planned"], one["unit"]),
-                "between": f"{one_value(one['low'], one['unit'])} and {one_value(one['high'], one['unit'])}",
-                "measured": one_value(one["measured"], one["unit"]), "off by": f"{one['error']:+.1%}",
-                "inside": "yes" if one["inside"] else "NO",
-            }
-            for one in self.numbers
-        ]  # fmt: skip
+        return [_told(one) for one in self.numbers]
 
     def sentence(self) -> str:
         """How it went, in words."""
@@ -81,6 +74,11 @@ def check_plan(run: str | Path, plan: str | Path | None = None) -> Checked:
     write_json(folder.path / CHECK, found.to_dict())
     _remember(folder, planned, found, facts)
     return found
+
+
+def told_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `calibration_rows` for people."""
+    return [{name: row[name] for name in ("when", "run", "machine")} | _told(row) for row in rows]
 
 
 def calibration_rows() -> list[dict[str, Any]]:
@@ -110,6 +108,16 @@ def calibration_sentence(rows: list[dict[str, Any]] | None = None) -> str:
     said = f"{held} of {len(unsure)} intervals of 80 % held; a step's time was off by {median(steps):.1%}"
     said += f" (median of {len(steps)})"
     return f"{said}, memory by {median(memory):.1%}." if memory else f"{said}."
+
+
+def _told(one: Mapping[str, Any]) -> dict[str, Any]:
+    unit = one["unit"]
+    return {
+        "number": title(one["name"]), "planned": bare(one_value(one["planned"], unit)),
+        "80 % between": bare(shown_interval(Quantity("", one["planned"], one["low"], one["high"], unit))),
+        "measured": bare(one_value(one["measured"], unit)), "off by": f"{one['error']:+.1%}",
+        "inside": "yes" if one["inside"] else "NO",
+    }  # fmt: skip
 
 
 def _facts(run: Run) -> dict[str, Any]:

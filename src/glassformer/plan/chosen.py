@@ -114,9 +114,9 @@ def _sizes(job: Job, many: Layout, rates: Rates) -> tuple[Any, Any]:
     return took, np.broadcast_to(np.asarray(memory(jobs).total, float), shape)
 
 
-def as_given(job: Job, rates: Rates = RATES) -> Chosen:
-    """The job with its own layout, as a choice."""
-    needs, took = float(memory(job).total), float(step_time(job, rates).total)
+def as_given(job: Job, took: float) -> Chosen:
+    """The job with its own layout, whose step takes so long, as a choice."""
+    needs = float(memory(job).total)
     unfit = ""
     if needs > job.accelerator.memory:
         has = show_bytes(job.accelerator.memory)

@@ -22,6 +22,7 @@ from glassformer.plan.plan import Plan
 from glassformer.plan.precision import Precision, precision
 from glassformer.plan.quantity import Quantity
 from glassformer.plan.rates import Rates
+from glassformer.plan.software import GLASSFORMER, Software
 from glassformer.plan.steptime import StepTime, step_time
 from glassformer.plan.words import one_value
 
@@ -87,14 +88,16 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
     kind = own_precision(setting, want) if setting.own else pick_precision(want, setting.machine)
     job = Job(
         want.architecture, setting.machine, kind, Layout(), want.batch, want.length, want.read_length, want.optimizer,
-        chunked_loss=want.own,
+        chunked_loss=want.own, software=GLASSFORMER if want.own else Software(),
     )  # fmt: skip
     setting.machine.peak(kind.peak)
     if setting.layout is not None:
-        return as_given(replace(job, layout=given_layout(setting.layout, count, job)), setting.rates)
+        job = replace(job, layout=given_layout(setting.layout, count, job))
+        return as_given(job, float(_step(setting, job).total))
     if setting.own:
         mine = min(want.micro_batch or want.batch, want.batch)
-        return as_given(replace(job, layout=Layout(micro_batch=mine)), setting.rates)
+        job = replace(job, layout=Layout(micro_batch=mine))
+        return as_given(job, float(_step(setting, job).total))
     try:
         return chosen(job, count, setting.rates, quick=quick)
     except DoesNotFit as error:
@@ -110,12 +113,12 @@ def own_precision(setting: Setting, want: Asked) -> Precision:
     """What the trainer would choose on this machine: the quickest, unless the recipe says."""
     assert want.batch is not None  # with_batch
     if want.precision is not None or want.architecture.kind == "network":
-        return precision({"bf16": "bf16-grads16"}.get(want.precision or "", want.precision or "fp32"))
+        return precision(want.precision or "fp32")
     from glassformer.plan.cpu import step_time as cpu_step_time  # it reads settings, which load pydantic
 
     rows = want.micro_batch or want.batch
     found = cpu_step_time(want.architecture, read_profile(), batch=rows, length=want.length)
-    return precision({"bf16": "bf16-grads16"}.get(found.precision, found.precision))
+    return precision(found.precision)
 
 
 def _step(setting: Setting, job: Job) -> StepTime:
@@ -125,7 +128,7 @@ def _step(setting: Setting, job: Job) -> StepTime:
     from glassformer.plan.cpu import step_time as cpu_step_time
 
     rows = int(job.layout.micro_batch)
-    named: Any = {"bf16-grads16": "bf16"}.get(job.precision.name, job.precision.name)
+    named: Any = job.precision.name
     one = cpu_step_time(job.architecture, read_profile(), batch=rows, length=job.length, precision=named)
     n = job.batch / rows
     nothing = dict.fromkeys(("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0)

@@ -82,7 +82,7 @@ def _money(value: float) -> str:
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
@@ -105,7 +105,7 @@ TITLES = {
     "flops_six_n": "compute by 6 N D", "parameters": "parameters", "active_parameters": "parameters a token meets",
     "tokens": "tokens", "steps": "steps", "batch": "rows in a step", "length": "tokens in a row",
     "bytes_per_accelerator": "memory, fullest accelerator", "step_seconds": "time of a step", "days": "days",
-    "days_undisturbed": "days, if nothing broke", "accelerator_hours": "accelerator hours", "dollars": "money, rented",
+    "days_undisturbed": "days, if nothing broke", "accelerator_hours": "accelerator hours", "dollars": "money",
     "dollars_owned": "money, owned", "dollars_project": "money, whole project", "megawatt_hours": "energy",
     "megawatts": "power", "interruptions": "interruptions", "goodput": "goodput (time that counts)",
     "utilisation": "utilisation (MFU)", "tokens_per_second": "tokens a second", "carbon": "carbon", "loss": "loss",

@@ -7,6 +7,7 @@ positions count, recomputation does not.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import sys
@@ -99,7 +100,7 @@ def bench_train(
 
 
 def peak_bytes(device: str) -> int:
-    """The most memory this process held so far: on the GPU, or else resident."""
+    """The most memory this process held, so far or since `forget_peak`: on the GPU, or else resident."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
@@ -107,6 +108,15 @@ def peak_bytes(device: str) -> int:
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index] # Linux has it
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
+
+
+def forget_peak(device: str) -> None:
+    """Let `peak_bytes` tell of what comes from now on, where the system can do that (Linux and CUDA)."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _random_batch(rows: int, config: ModelConfig) -> Batch:

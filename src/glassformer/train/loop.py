@@ -26,6 +26,7 @@ from glassformer.run.folder import Run
 from glassformer.seeds import derive
 from glassformer.train import brake, measuring, start
 from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
+from glassformer.train.bench import forget_peak
 from glassformer.train.copies import Copies
 from glassformer.train.drift import Drift, keep_plan
 from glassformer.train.engine import pick_device, threads_of
@@ -162,6 +163,7 @@ class Session:
                 yield from self.replay.begin()
                 yield from self.copies.begin()
         energy = joules()
+        forget_peak(self.choice.device)
         yield from self.parts.told()
         while done < self.num_steps:
             step, batch = done, self.task.batches.batch(done)
