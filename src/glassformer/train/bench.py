@@ -74,7 +74,7 @@ def bench_train(
         weights = Weights(model, choice.precision)
         optimizers = build_optimizers(OptimizerConfig(learning_rate=1e-4), weights.masters)
         loss = prepare_loss(model, choice)
-        part, device = _random_batch(num_rows, config), torch.device(choice.device)
+        part, device = random_batch(num_rows, config), torch.device(choice.device)
         return lambda: update(loss, weights, optimizers, part, rate=1.0, clip=None, device=device)
 
     found = choose(engine or EngineConfig(), trial, model=config, batch=rows, num_steps=None, seconds=3600.0)[
@@ -119,7 +119,8 @@ def forget_peak(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _random_batch(rows: int, config: ModelConfig) -> Batch:
+def random_batch(rows: int, config: ModelConfig) -> Batch:
+    """Tokens that mean nothing."""
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context + 1))
     return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), None, np.arange(rows))
 
