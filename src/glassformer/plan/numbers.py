@@ -174,14 +174,15 @@ def _course(
     tau = Quantity("checkpoint_interval", course.interval, unit="s", inputs=(stall, between, restart),
                    formula="sqrt(2 (M + R) delta + delta^2), and no shorter than a write (2410.18124)")  # fmt: skip
     broken, good, days = (ends.within(name) for name in ("interruptions", "goodput", "days"))
-    if broken.value < 3:  # a median of few says little: the mean
-        broken = Between(float(ends.interruptions.mean()), broken.low, broken.high, 0.8)
+    if broken.value < 3:  # a median of few says little: the mean, and how unsure it is
+        mean = seen.nodes * days.value / 1000
+        broken = Between(mean * r.value, mean * r.low, mean * r.high, 0.8)
     interruptions = _between(
         "interruptions",
         broken,
         "interruptions",
         "drawn 400 times: Poisson, with r drawn as well",
-        (node, fails),
+        (node, fails, found["days_undisturbed"]),
     )
     others = Quantity("evaluation", course.evaluation, unit="share", source="BLOOM: 12 min every 1000 steps")
     goodput = _between("goodput", good, "share",

@@ -31,6 +31,8 @@ _COLOURS = (
     "#4D4D4D",
 )
 """Of Okabe and Ito (2008), and three more."""
+_EXACT = ("FLOP", "parameters", "tokens", "rows", "steps", "accelerators")
+"""Units of what is counted, or was given."""
 _REACH = math.log(4)
 """An interval's picture goes from a quarter of the value to four times it."""
 
@@ -163,9 +165,10 @@ def bar(
 
 
 def _number(one: Quantity) -> str:
+    said = "exact" if one.unit in _EXACT else ""
     head = (
         f"<span>{escape(title(one.name))}</span><b>{escape(bare(shown(one)))}</b>"
-        f"<i>{escape(bare(shown_interval(one)) or 'exact')}</i>{_whisker(one)}"
+        f"<i>{escape(bare(shown_interval(one)) or said)}</i>{_whisker(one)}"
     )
     return f"<details><summary>{head}</summary><div class='opened'>{_opened(one)}</div></details>"
 
