@@ -22,7 +22,8 @@ CONFIGS = {
     "letters": (ModelConfig(vocab=65, width=128, layers=4, heads=4, context=64), 12),
     "letters, wide": (ModelConfig(vocab=97, width=320, layers=3, heads=5, context=96), 16),
     "words": (ModelConfig(vocab=4096, width=192, layers=6, heads=6, context=128), 8),
-    "words, gated": (ModelConfig(vocab=8000, width=256, layers=4, heads=4, context=192, gated=True, activation="silu"), 6),
+    "words, gated": (ModelConfig(vocab=8000, width=256, layers=4, heads=4, context=192, gated=True,
+                                 activation="silu"), 6),
     "2019": (ModelConfig(vocab=5000, width=288, layers=4, heads=6, context=160, positions="learned", norm="layernorm",
                          activation="gelu", bias=True), 8),
     "grouped": (ModelConfig(vocab=2048, width=384, layers=4, heads=6, kv_heads=2, context=256), 4),
@@ -34,7 +35,9 @@ CONFIGS = {
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--processor", action="store_true", help="processor time of one thread")
     arguments.add_argument("--profile", type=Path, help="a profile; otherwise the one that is kept")
     arguments.add_argument("--json", type=Path, help="where the rows go")
@@ -57,8 +60,12 @@ def main() -> None:
             rows.append({"name": name, "precision": precision, "kernel": plan.kernel, "seconds": seconds,
                          "planned": plan.total, "error": plan.total / seconds - 1,
                          "parts": {row["part"]: row["seconds"] for row in plan.rows()}})  # fmt: skip
-            print(f"{name:14} {precision:8} {plan.kernel:8} {seconds * 1e3:8.1f} ms  planned {plan.total * 1e3:8.1f} ms "
-                  f"{plan.total / seconds - 1:+6.1%}  " + " ".join(f"{part} {1e3 * value:.1f}" for part, value in rows[-1]["parts"].items()), flush=True)  # fmt: skip
+            parts = " ".join(f"{part} {1e3 * value:.1f}" for part, value in rows[-1]["parts"].items())
+            print(
+                f"{name:14} {precision:8} {plan.kernel:8} {seconds * 1e3:8.1f} ms  planned {plan.total * 1e3:8.1f} ms "
+                f"{plan.total / seconds - 1:+6.1%}  {parts}",
+                flush=True,
+            )
     for precision in PRECISIONS:
         errors = [abs(row["error"]) for row in rows if row["precision"] == precision]
         print(f"{precision:8} median error {median(errors):.1%}, largest {max(errors):.1%}")

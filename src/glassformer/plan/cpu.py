@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from glassformer.errors import UsageError
 from glassformer.model.count import LOGITS_AT_ONCE
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.machine import Profile
@@ -71,6 +72,11 @@ def step_time(
 ) -> StepTime:
     """One step of `batch` rows of `length` tokens. What is left out (precision, kernel) is the quickest;
     `activation` is silu where it is gated, else gelu."""
+    if architecture.kind == "network" or architecture.experts or architecture.latent:
+        raise UsageError(
+            f"{architecture.name}: steps on this machine are known of what glassformer trains as a Transformer.",
+            expected="A decoder, an encoder or both, without experts and latent attention.",
+        )
     activation = activation or ("silu" if architecture.ff_matrices == 3 else "gelu")
     kernels = [kernel] if kernel else _kernels(architecture, length)
     tried = [
@@ -204,7 +210,7 @@ def _line(points: Sequence[tuple[float, float]], wanted: float) -> float:
 
 def _curve(points: Sequence[Sequence[float]], wanted: float) -> float:
     """Straight lines in logarithms; before the first point its value at most, beyond the last as the last two go."""
-    xs, ys = zip(*sorted(points), strict=True)
+    xs, ys = zip(*sorted((x, y) for x, y in points), strict=True)
     if wanted <= xs[0]:
         return float(ys[0])
     for place in range(1, len(xs)):

@@ -50,17 +50,14 @@ def read_profile() -> Profile:
 def this_machine(profile: Profile | None = None) -> Accelerator:
     """This machine as hardware: the best rate that any of its products reached is both its peak and achievable."""
     found = read_profile() if profile is None else profile
-    machine = found["machine"]
-    peaks = {
-        name: max(
-            6.0 * rows * inputs * outputs / seconds
-            for rows, inputs, outputs, seconds in found["products"][name]
-        )
-        for name in ("fp32", "bf16")
-    }
+    machine, on_gpu = found["machine"], found["device"] != "cpu"
+    named = (
+        ", ".join(machine["accelerators"][:1]) if on_gpu else f"{machine['cpu']}, {found['threads']} threads"
+    )
+    peaks = {name: float(rate) for name, rate in found["best_flops_per_second"].items()}
     return Accelerator(
-        name=f"here: {machine['cpu']}, {found['threads']} threads", vendor="", release="", peaks=peaks,
-        achievable=dict.fromkeys(peaks, 1.0), memory=float(machine["memory_bytes"] or 0),
+        name=f"here: {named}", vendor="", release="", peaks=peaks,
+        achievable=dict.fromkeys(peaks, 1.0), memory=float(found["memory_bytes"] or 0),
         bandwidth=float(found["copy_bytes_per_second"]), scale_up=0.0, domain=1, scale_out=0.0, power=0.0,
         source=f"measured by glassformer bench, {found['date']}", as_of=found["date"],
         unverified=frozenset({"power"}),

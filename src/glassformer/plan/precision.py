@@ -45,8 +45,15 @@ PRECISIONS: dict[str, Precision] = {
 }
 
 
+_ALSO = {
+    "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mxfp8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4",
+    "amp": "autocast",
+}  # fmt: skip
+
+
 def precision(name: str) -> Precision:
-    """Precision by name; UsageError with the nearest names."""
-    if name not in PRECISIONS:
-        raise UsageError(f"There is no precision {name!r};", expected=nearest(name, PRECISIONS))
-    return PRECISIONS[name]
+    """Precision by name, in any case; UsageError with the nearest names."""
+    wanted = _ALSO.get(name.lower(), name.lower())
+    if wanted not in PRECISIONS:
+        raise UsageError(f"There is no precision {name!r};", expected=nearest(wanted, PRECISIONS))
+    return PRECISIONS[wanted]

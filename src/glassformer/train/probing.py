@@ -28,12 +28,12 @@ from glassformer.model.attention import Attention, Kernel
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
 from glassformer.model.feedforward import ACTIVATIONS
-from glassformer.model.loss import _loss_and_gradient, cross_entropy
+from glassformer.model.loss import cross_entropy, linear_cross_entropy
 from glassformer.model.norms import Norm
 from glassformer.model.positions import rotate, rotations
-from glassformer.run.manifest import machine
 from glassformer.stats import median
 from glassformer.text.batches import Batch
+from glassformer.train.bench import probe
 from glassformer.train.config import OptimizerConfig
 from glassformer.train.optimizers import build_optimizers
 from glassformer.train.step import update
@@ -57,9 +57,27 @@ Timer = Callable[[Callable[[], Any]], float]
 def profile(
     tell: Callable[[str], None] = lambda what: None, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Any]:
-    """Everything above, on the CPU, with the threads that torch has. Takes about half a minute. On a machine that
-    others use too, `time.process_time` with one thread tells what it would be alone."""
-    timer = partial(_seconds, clock)
+    """Everything above, with the threads that torch has; of a GPU only its products and memory. Takes about half a
+    minute. Where others use the processor too, `time.process_time` with one thread tells what it would be alone."""
+    quick = probe()
+    found = {
+        "schema": "glassformer.machine", "version": 1, "date": datetime.now(UTC).date().isoformat(),
+        "torch": torch.__version__, **{name: quick[name] for name in ("device", "machine", "threads")},
+    }  # fmt: skip
+    if quick["device"] != "cpu":
+        return {
+            **found, "memory_bytes": torch.cuda.get_device_properties(quick["device"]).total_memory,
+            "copy_bytes_per_second": quick["copy_bytes_per_second"],
+            "best_flops_per_second": {p: quick[f"{p}_flops_per_second"] for p in DTYPES},
+        }  # fmt: skip
+    return {
+        **found,
+        "memory_bytes": quick["machine"]["memory_bytes"],
+        **_processor(tell, partial(_seconds, clock)),
+    }
+
+
+def _processor(tell: Callable[[str], None], timer: Timer) -> dict[str, Any]:
     tell("memory")
     copying = _copy_rate(timer)
     tell("matrix products")
@@ -72,11 +90,10 @@ def profile(
     elementwise = {p: dict(_elementwise(dtype, timer)) for p, dtype in DTYPES.items()}
     tell("updates")
     updates = {p: list(_updates(p, timer)) for p in DTYPES}
+    best = {p: max(6.0 * n * i * o / seconds for n, i, o, seconds in products[p]) for p in DTYPES}
     return {
-        "schema": "glassformer.machine", "version": 1, "date": datetime.now(UTC).date().isoformat(),
-        "torch": torch.__version__, "machine": machine(), "threads": torch.get_num_threads(),
-        "copy_bytes_per_second": copying, "products": products, "attention": attention,
-        "elementwise": elementwise, "update": updates,
+        "copy_bytes_per_second": copying, "best_flops_per_second": best, "products": products,
+        "attention": attention, "elementwise": elementwise, "update": updates,
     }  # fmt: skip
 
 
@@ -136,8 +153,8 @@ def _elementwise(dtype: torch.dtype, timer: Timer) -> Iterator[tuple[str, list[t
         "add_other": lambda x: x + x.detach().to(other),
         "rotate": lambda x: rotate(x.view(-1, 1, 64, 64), turn),
         "split": lambda x: torch.cat(torch.split(x, width // 2, dim=-1), dim=-1),
-        **ACTIVATIONS,
     }
+    named.update({str(name): function for name, function in ACTIVATIONS.items()})
     for name, function in named.items():
         found = []
         for size in SIZES:
@@ -147,9 +164,14 @@ def _elementwise(dtype: torch.dtype, timer: Timer) -> Iterator[tuple[str, list[t
             found.append((size, seconds / copies))
         yield name, found
     yield "loss", [(size, _loss_seconds(size, dtype, timer)) for size in SIZES[1:]]
-    logits = torch.zeros(2**10, 2**10, dtype=dtype)
+    hidden, table = (_leaves(1, 2**10, 8, dtype=dtype) for _ in range(2))
     targets = torch.zeros(2**10, dtype=torch.long)
-    yield "loss_chunked", [(2**20, timer(lambda: _loss_and_gradient(logits, targets, 0.0, 0.0)))]
+    seconds = _both_ways(
+        timer,
+        lambda: [linear_cross_entropy(hidden[0], table[0], targets, logits_at_once=2**18)],
+        [*hidden, *table],
+    )
+    yield "loss_chunked", [(2**20, seconds)]
     yield "embedding", [(size, _embedding_seconds(size, dtype, timer)) for size in SIZES]
 
 
@@ -173,7 +195,7 @@ def _updates(precision: Precision, timer: Timer) -> Iterator[tuple[int, int, flo
         weights = Weights(_Given(tensors, side), precision)
         optimizers = build_optimizers(OptimizerConfig(), weights.masters)
         gradients = [torch.full_like(w, 1e-3) for w in weights.working.values()]
-        held = list(weights.working.values())
+        held: list[Tensor] = list(weights.working.values())
 
         def loss(held: list[Tensor] = held, gradients: list[Tensor] = gradients, **arrays: Any) -> Tensor:
             return _Gradients.apply(gradients, *held)  # type: ignore[no-any-return, no-untyped-call]
