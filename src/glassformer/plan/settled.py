@@ -131,7 +131,9 @@ def _step(setting: Setting, job: Job) -> StepTime:
     named: Any = job.precision.name
     one = cpu_step_time(job.architecture, read_profile(), batch=rows, length=job.length, precision=named)
     n = job.batch / rows
-    nothing = dict.fromkeys(("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0)
+    nothing = dict.fromkeys(
+        ("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0
+    )
     return StepTime(matmul=n * one.products, pattern=n * one.attention, bandwidth=n * one.elements, head=n * one.loss,
                     optimizer=one.update, **nothing)  # fmt: skip
 

@@ -58,6 +58,8 @@ def one_value(value: float, unit: str) -> str:
         )
     if unit == "share":
         return f"{value:.1%}" if value < 0.9995 else f"{value:.2%}"
+    if unit == "interruptions" and value < 0.01:
+        return "hardly any interruptions"
     if unit in _COUNTED:
         number = f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}" if value < 10 else show_count(value)
         return f"{number} {unit}"
