@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from glassformer.scale.repeats import loss_of_repeated
 def test_the_law_is_the_published_one_number_by_number() -> None:
     for name, law in laws().items():
         theirs = published_law(name)
-        assert float(law.loss(7e9, 2e12)) == pytest.approx(float(np.exp(theirs.log_loss(np.array([7e9]),
-        np.array([2e12])))[0, 0]))
+        assert float(law.loss(7e9, 2e12)) == pytest.approx(
+            float(np.exp(theirs.log_loss(np.array([7e9]), np.array([2e12])))[0, 0])
+        )
 
 
 def test_gophers_budget_is_best_spent_on_about_a_quarter_of_gopher() -> None:
@@ -51,7 +53,10 @@ def test_half_and_double_the_size_cost_what_the_law_says() -> None:
 
 def test_a_model_that_will_be_served_is_smaller_and_sees_more_tokens() -> None:
     plain, served = best_size(1e23), best_size(1e23, serve=1e13)
-    assert served.parameters < 0.8 * plain.parameters and served.tokens_per_parameter > plain.tokens_per_parameter
+    assert (
+        served.parameters < 0.8 * plain.parameters
+        and served.tokens_per_parameter > plain.tokens_per_parameter
+    )
     with pytest.raises(UsageError, match="more than the whole budget"):
         best_size(1e16, serve=1e15)
 
@@ -60,7 +65,9 @@ def test_few_unique_tokens_are_repeated_as_the_published_example_does() -> None:
     """2305.16264's README: 1e22 FLOPs and 25B unique tokens are best spent on 7.02B parameters and 237B tokens, by 6
     N D."""
     found = best_size(1e22, "muennighoff-2023", unique=25e9)
-    assert found.parameters == pytest.approx(7.02e9, rel=0.12) and found.tokens == pytest.approx(237.3e9, rel=0.05)
+    assert found.parameters == pytest.approx(7.02e9, rel=0.12) and found.tokens == pytest.approx(
+        237.3e9, rel=0.05
+    )
     theirs = loss_of_repeated(found.parameters, found.tokens, 25e9, 15.387756, 5.309743)
     assert found.loss == pytest.approx(theirs, rel=1e-4)
 
@@ -80,13 +87,12 @@ def test_the_best_tokens_for_a_size_are_those_of_the_budget_it_is_best_for() -> 
     assert other[1] < other[0] and other[1] < other[2]
 
 
-def test_a_law_of_ones_own_runs_gives_the_loss_with_an_interval_and_what_to_expect_on_the_way(tmp_path, monkeypatch)
--> None:
-    rows = ["N,D,loss"]
-    chance = np.random.default_rng(0)
+def test_a_law_of_ones_own_runs_forecasts_the_loss_and_what_to_expect_on_the_way(tmp_path: Path) -> None:
+    rows, chance = ["N,D,loss"], np.random.default_rng(0)
     for n in np.geomspace(1e6, 1e8, 6):
         for d in (20 * n, 60 * n):
-            rows.append(f"{n},{d},{(1.8 + 400 / n**0.34 + 1000 / d**0.33) * math.exp(0.002 * chance.standard_normal())}")
+            loss = (1.8 + 400 / n**0.34 + 1000 / d**0.33) * math.exp(0.002 * chance.standard_normal())
+            rows.append(f"{n},{d},{loss}")
     table = tmp_path / "runs.csv"
     table.write_text("\n".join(rows), encoding="utf-8")
     path = gf.Forecaster.of(gf.scale_points([table], columns="N=N,D=D,loss=loss")).save(tmp_path / "law.json")
@@ -100,8 +106,9 @@ def test_a_law_of_ones_own_runs_gives_the_loss_with_an_interval_and_what_to_expe
     assert "loss" not in published.quantities and not published.loss_at
 
 
-@pytest.mark.parametrize(("flops", "words"), [(0.0, "train nothing"), (1e6, "At least"), (float("nan"),
-"train nothing")])
+@pytest.mark.parametrize(
+    ("flops", "words"), [(0.0, "train nothing"), (1e6, "At least"), (float("nan"), "train nothing")]
+)
 def test_a_budget_too_small_for_anything_says_the_least(flops: float, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         best_size(flops)

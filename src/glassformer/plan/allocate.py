@@ -45,7 +45,7 @@ LARGEST_RUN = 5e26
 REPEATS = (15.387756, 5.309743)
 """R_D*, R_N*: how far repeated tokens and excess parameters count (2305.16264)."""
 DEFAULT = "besiroglu-2024"
-_SIZES = np.geomspace(1e4, 1e15, 221)
+_SIZES = np.geomspace(1e4, 1e15, 67)
 """N of the models that are counted; between them, ln F is taken for straight in ln N."""
 _FINE = 4001
 

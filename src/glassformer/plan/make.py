@@ -111,8 +111,8 @@ def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Ac
     if isinstance(hardware, Accelerator):
         return hardware, False
     if hardware == "here" or (hardware is None and (want is None or want.own)):
-        return (replace(this_machine(), vendor="CPU", scale_up=1e9, scale_out=1e9),)
-        True  # links that one machine never uses
+        links = {"scale_up": 1e9, "scale_out": 1e9}  # which one machine never uses
+        return replace(this_machine(), vendor="CPU", **links), True
     return accelerator(hardware or USUAL_HARDWARE), False
 
 
