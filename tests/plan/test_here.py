@@ -7,7 +7,6 @@ from math import prod
 
 import pytest
 
-from glassformer.cli.main import main
 from glassformer.errors import GlassformerError, UsageError
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import flops_per_token
@@ -15,7 +14,7 @@ from glassformer.model.shapes import matrices
 from glassformer.plan import cpu
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import accelerator
-from glassformer.plan.machine import profile_path, save_profile, this_machine
+from glassformer.plan.machine import profile_path, read_profile, save_profile, this_machine
 from glassformer.plan.presets import preset
 
 NAMES = ("rmsnorm", "layernorm", "gate", "add", "add_other", "rotate", "gelu", "silu", "relu_squared", "loss",
@@ -137,12 +136,18 @@ def test_a_machine_that_was_not_measured_says_what_to_run(home):
         this_machine()
 
 
-@pytest.mark.slow
-def test_bench_keeps_a_profile_that_plans_a_step(home, capsys):
-    assert main(["bench", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert json.loads(profile_path().read_text()) == found
-    step = cpu.step_time(Architecture.of(CONFIG), found, batch=4, length=64)
+SMALL = {
+    "rows": (64, 256), "widths": (16, 64), "largest": 2**18, "numbers": (2**12, 2**14), "lengths": (8, 32),
+    "head_widths": (8,), "tensors": ((4, 16), (16, 16), (4, 64), (4, 128)),
+}  # fmt: skip
+
+
+def test_a_real_profile_plans_a_step_and_is_this_machine(home):
+    from glassformer.train.probing import Sizes, profile
+
+    found = profile(sizes=Sizes(**SMALL))
+    save_profile(found)
+    step = cpu.step_time(Architecture.of(CONFIG), read_profile(), batch=4, length=64)
     assert 1e-4 < step.total < 60
     assert this_machine().peak("fp32") > 1e8
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -31,19 +32,32 @@ from glassformer.model.feedforward import ACTIVATIONS
 from glassformer.model.loss import cross_entropy, linear_cross_entropy
 from glassformer.model.norms import Norm
 from glassformer.model.positions import rotate, rotations
+from glassformer.run.manifest import machine
 from glassformer.stats import median
 from glassformer.text.batches import Batch
 from glassformer.train.bench import probe
 from glassformer.train.config import OptimizerConfig
+from glassformer.train.engine import pick_device
 from glassformer.train.optimizers import build_optimizers
 from glassformer.train.step import update
 from glassformer.train.weights import Weights
 
-ROWS, WIDTHS = (256, 1024, 4096), (64, 256, 1024, 4096)
-LARGEST = 2**28
-"""Multiplications of one product that is timed; larger ones go at the rate of the largest."""
-SIZES = (2**13, 2**16, 2**19, 2**21)
-LENGTHS, HEAD_WIDTHS = (16, 64, 128, 256, 512, 1024), (32, 64)
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """At what sizes operations are timed."""
+
+    rows: tuple[int, ...] = (256, 1024, 4096)
+    widths: tuple[int, ...] = (64, 256, 1024, 4096)
+    largest: int = 2**28
+    """Multiplications of one product that is timed; larger ones go at the rate of the largest."""
+    numbers: tuple[int, ...] = (2**13, 2**16, 2**19, 2**21)
+    lengths: tuple[int, ...] = (16, 64, 128, 256, 512, 1024)
+    head_widths: tuple[int, ...] = (32, 64)
+    tensors: tuple[tuple[int, int], ...] = ((16, 32), (128, 32), (16, 256), (16, 1024))
+    """(square matrices, their side) of one update."""
+
+
 _ENOUGH = 0.012
 """Seconds that one timing lasts at least, or seven repeats."""
 
@@ -55,41 +69,43 @@ Timer = Callable[[Callable[[], Any]], float]
 
 
 def profile(
-    tell: Callable[[str], None] = lambda what: None, clock: Callable[[], float] = time.perf_counter
+    tell: Callable[[str], None] = lambda what: None,
+    clock: Callable[[], float] = time.perf_counter,
+    sizes: Sizes | None = None,
 ) -> dict[str, Any]:
     """Everything above, with the threads that torch has; of a GPU only its products and memory. Takes about half a
     minute. Where others use the processor too, `time.process_time` with one thread tells what it would be alone."""
-    quick = probe()
-    found = {
+    device = pick_device("auto")
+    found: dict[str, Any] = {
         "schema": "glassformer.machine", "version": 1, "date": datetime.now(UTC).date().isoformat(),
-        "torch": torch.__version__, **{name: quick[name] for name in ("device", "machine", "threads")},
+        "torch": torch.__version__, "device": device, "machine": machine(), "threads": torch.get_num_threads(),
     }  # fmt: skip
-    if quick["device"] != "cpu":
-        return {
-            **found, "memory_bytes": torch.cuda.get_device_properties(quick["device"]).total_memory,
-            "copy_bytes_per_second": quick["copy_bytes_per_second"],
-            "best_flops_per_second": {p: quick[f"{p}_flops_per_second"] for p in DTYPES},
-        }  # fmt: skip
+    if device == "cpu":
+        measured = _processor(tell, partial(_seconds, clock), sizes or Sizes())
+        return {**found, "memory_bytes": found["machine"]["memory_bytes"], **measured}
+    quick = probe()
     return {
-        **found,
-        "memory_bytes": quick["machine"]["memory_bytes"],
-        **_processor(tell, partial(_seconds, clock)),
-    }
+        **found, "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+        "copy_bytes_per_second": quick["copy_bytes_per_second"],
+        "best_flops_per_second": {p: quick[f"{p}_flops_per_second"] for p in DTYPES},
+    }  # fmt: skip
 
 
-def _processor(tell: Callable[[str], None], timer: Timer) -> dict[str, Any]:
+def _processor(tell: Callable[[str], None], timer: Timer, sizes: Sizes) -> dict[str, Any]:
     tell("memory")
     copying = _copy_rate(timer)
     tell("matrix products")
     precisions: tuple[Precision, ...] = ("fp32", "bf16", "autocast")
-    products = {p: list(_products(p, timer)) for p in precisions}
+    products = {p: list(_products(p, timer, sizes)) for p in precisions}
     tell("attention")
     kernels: tuple[Kernel, ...] = ("explicit", "fused", "blocks")
-    attention = {p: {k: list(_attention(k, dtype, timer)) for k in kernels} for p, dtype in DTYPES.items()}
+    attention = {
+        p: {k: list(_attention(k, dtype, timer, sizes)) for k in kernels} for p, dtype in DTYPES.items()
+    }
     tell("everything element by element")
-    elementwise = {p: dict(_elementwise(dtype, timer)) for p, dtype in DTYPES.items()}
+    elementwise = {p: dict(_elementwise(dtype, timer, sizes.numbers)) for p, dtype in DTYPES.items()}
     tell("updates")
-    updates = {p: list(_updates(p, timer)) for p in DTYPES}
+    updates = {p: list(_updates(p, timer, sizes)) for p in DTYPES}
     best = {p: max(6.0 * n * i * o / seconds for n, i, o, seconds in products[p]) for p in DTYPES}
     return {
         "copy_bytes_per_second": copying, "best_flops_per_second": best, "products": products,
@@ -98,19 +114,19 @@ def _processor(tell: Callable[[str], None], timer: Timer) -> dict[str, Any]:
 
 
 def _copy_rate(timer: Timer) -> float:
-    source = torch.ones(2**26)
+    source = torch.ones(2**24)
     target = torch.empty_like(source)
     return 2 * source.nbytes / timer(lambda: target.copy_(source))
 
 
-def _products(precision: Precision, timer: Timer) -> Iterator[tuple[int, int, int, float]]:
+def _products(precision: Precision, timer: Timer, sizes: Sizes) -> Iterator[tuple[int, int, int, float]]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for rows in ROWS:
-        for inputs in WIDTHS:
-            for outputs in WIDTHS:
-                if rows * inputs * outputs > LARGEST:
+    for rows in sizes.rows:
+        for inputs in sizes.widths:
+            for outputs in sizes.widths:
+                if rows * inputs * outputs > sizes.largest:
                     continue
-                copies = 4 if rows * inputs * outputs < LARGEST // 8 else 1
+                copies = 4 if rows * inputs * outputs < sizes.largest // 8 else 1
                 xs = _leaves(copies, rows, inputs, dtype=dtype)
                 ws = _leaves(copies, outputs, inputs, dtype=dtype)
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
@@ -122,9 +138,11 @@ def _products(precision: Precision, timer: Timer) -> Iterator[tuple[int, int, in
                 yield rows, inputs, outputs, seconds / copies
 
 
-def _attention(kernel: Kernel, dtype: torch.dtype, timer: Timer) -> Iterator[tuple[int, int, int, float]]:
-    for width in HEAD_WIDTHS:
-        for length in LENGTHS:
+def _attention(
+    kernel: Kernel, dtype: torch.dtype, timer: Timer, sizes: Sizes
+) -> Iterator[tuple[int, int, int, float]]:
+    for width in sizes.head_widths:
+        for length in sizes.lengths:
             if kernel == "explicit" and length > 512:
                 continue
             for rows in (4, 2**12 // length) if length < 512 else (4,):
@@ -138,7 +156,9 @@ def _attention(kernel: Kernel, dtype: torch.dtype, timer: Timer) -> Iterator[tup
                 yield rows, length, width, seconds / 2
 
 
-def _elementwise(dtype: torch.dtype, timer: Timer) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+def _elementwise(
+    dtype: torch.dtype, timer: Timer, numbers: Sequence[int]
+) -> Iterator[tuple[str, list[tuple[int, float]]]]:
     width = 256
     rms, layer = Norm(ModelConfig(width=width)), Norm(ModelConfig(width=width, norm="layernorm", bias=True))
     turn = rotations(64, 64, 10000.0)
@@ -157,13 +177,13 @@ def _elementwise(dtype: torch.dtype, timer: Timer) -> Iterator[tuple[str, list[t
     named.update({str(name): function for name, function in ACTIVATIONS.items()})
     for name, function in named.items():
         found = []
-        for size in SIZES:
+        for size in numbers:
             copies = max(2, min(8, 2**19 // size))
             xs = _leaves(copies, size // width, width, dtype=dtype)
             seconds = _both_ways(timer, lambda xs=xs, f=function: [f(x) for x in xs], xs)  # type: ignore[misc]
             found.append((size, seconds / copies))
         yield name, found
-    yield "loss", [(size, _loss_seconds(size, dtype, timer)) for size in SIZES[1:]]
+    yield "loss", [(size, _loss_seconds(size, dtype, timer)) for size in numbers[1:]]
     hidden, table = (_leaves(1, 2**10, 8, dtype=dtype) for _ in range(2))
     targets = torch.zeros(2**10, dtype=torch.long)
     seconds = _both_ways(
@@ -172,7 +192,7 @@ def _elementwise(dtype: torch.dtype, timer: Timer) -> Iterator[tuple[str, list[t
         [*hidden, *table],
     )
     yield "loss_chunked", [(2**20, seconds)]
-    yield "embedding", [(size, _embedding_seconds(size, dtype, timer)) for size in SIZES]
+    yield "embedding", [(size, _embedding_seconds(size, dtype, timer)) for size in numbers]
 
 
 def _loss_seconds(size: int, dtype: torch.dtype, timer: Timer) -> float:
@@ -187,11 +207,11 @@ def _embedding_seconds(size: int, dtype: torch.dtype, timer: Timer) -> float:
     return _both_ways(timer, lambda: [F.embedding(ids, table) for table in tables], tables) / 2
 
 
-def _updates(precision: Precision, timer: Timer) -> Iterator[tuple[int, int, float]]:
+def _updates(precision: Precision, timer: Timer, sizes: Sizes) -> Iterator[tuple[int, int, float]]:
     """(tensors, numbers, seconds) of everything that a step does to the weights, with AdamW and clipping."""
     one = np.zeros((1, 1), dtype=np.int64)
     batch = Batch(one, one, None, one[0])
-    for tensors, side in ((16, 32), (128, 32), (16, 256), (16, 1024)):
+    for tensors, side in sizes.tensors:
         weights = Weights(_Given(tensors, side), precision)
         optimizers = build_optimizers(OptimizerConfig(), weights.masters)
         gradients = [torch.full_like(w, 1e-3) for w in weights.working.values()]
