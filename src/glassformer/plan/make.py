@@ -18,7 +18,7 @@ from glassformer.plan.allocate import DEFAULT, read_law
 from glassformer.plan.asked import Asked, asked, with_tokens
 from glassformer.plan.budgets import USUAL_DAYS, best_for
 from glassformer.plan.hardware import Accelerator, accelerator
-from glassformer.plan.machine import this_machine
+from glassformer.plan.machine import Profile, read_profile, this_machine
 from glassformer.plan.plan import Plan
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.settled import Setting, fewest, for_minutes, planned
@@ -69,21 +69,21 @@ def plan(
             raise UsageError(f"Both --days {days} and --budget {budget} are a time.", do="Give one of them.")
         seconds, spend = spend.value, None
     want = None if what is None else _resized(asked(what, overrides), tokens, length, batch, precision)
-    machine, own = _machine(hardware, want)
+    machine, profile = _machine(hardware, want)
     rates, calibrated = _rates(calibrate)
     setting = Setting(
-        machine, own, rates, calibrated, read_law(law or DEFAULT), precision, layout,
+        machine, profile, rates, calibrated, read_law(law or DEFAULT), precision, layout,
         None if price is None else given.dollars(price, "price"), grid_carbon,
         None if batch is None else given.whole(batch, "batch"), None if length is None else given.whole(length,
         "length"),
         None if unique is None else given.tokens(unique, "unique"), 0.0 if serve is None else given.tokens(serve,
         "serve"),
     )  # fmt: skip
-    if own and num not in (None, 1):
+    if profile and num not in (None, 1):
         raise UsageError(
             f"count is {num}, but this machine is one.", do="Name the accelerator with --hardware."
         )
-    num = 1 if own else num
+    num = 1 if profile else num
     if want is None:
         return best_for(setting, num, seconds, spend)
     if want.tokens is None and want.minutes is not None:
@@ -100,20 +100,22 @@ def plan(
         if took.value > seconds / 86_400:
             need = fewest(setting, want, seconds / 86_400, must=False)
             extra = f"{one_value(took.value, 'days')} are more than the {one_value(seconds / 86_400, 'days')} given" + (
-                f"; {need:,} accelerators come nearest." if not own else ".")  # fmt: skip
+                f"; {need:,} accelerators come nearest." if not profile else ".")  # fmt: skip
             return replace(found, warnings=(extra, *found.warnings))
         return found
     return planned(setting, want, num, spend=spend)
 
 
-def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Accelerator, bool]:
-    """The accelerator, and whether it is this machine."""
+def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Accelerator, Profile | None]:
+    """The accelerator, and the profile of this machine where it is this one."""
     if isinstance(hardware, Accelerator):
-        return hardware, False
+        return hardware, None
     if hardware == "here" or (hardware is None and (want is None or want.own)):
-        links = {"scale_up": 1e9, "scale_out": 1e9}  # which one machine never uses
-        return replace(this_machine(), vendor="CPU", **links), True
-    return accelerator(hardware or USUAL_HARDWARE), False
+        profile = read_profile()
+        vendor = "CPU" if profile["device"] == "cpu" else ""
+        # links, which one machine never uses, must not be 0
+        return replace(this_machine(profile), vendor=vendor, scale_up=1e9, scale_out=1e9), profile
+    return accelerator(hardware or USUAL_HARDWARE), None
 
 
 def _rates(calibrate: str | Path | None) -> tuple[Rates, bool]:

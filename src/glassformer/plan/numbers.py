@@ -30,6 +30,8 @@ STEP_ERROR = 0.15
 """sigma of ln of a step's time, on rows that the rates were not fitted to."""
 STEP_ERROR_CALIBRATED = 0.08
 """The same, with a few measured rows of one's own."""
+UNKNOWN_STEP_ERROR = 1.0
+"""Where no step like it was measured: a plain network on a processor."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Numbers:
 
 
 def numbers(
-    want: Asked, job: Job, step: StepTime, held: Memory, *, own_machine: bool = False, calibrated: bool = False,
+    want: Asked, job: Job, step: StepTime, held: Memory, *, own_machine: bool = False, step_error: float = STEP_ERROR,
+    timed: bool = False,
     price: float | None = None, carbon: float | None = None,
 ) -> Numbers:  # fmt: skip
-    """Every number of a run of `job` over `want.tokens`."""
+    """Every number of a run of `job` over `want.tokens`. `timed`: the step is made of what was measured on this
+    machine."""
     found = {one.name: one for one in _counted(want, job)}
-    found |= {one.name: one for one in _measured(want, job, step, held, found, calibrated)}
+    found |= {one.name: one for one in _measured(want, job, step, held, found, step_error, timed)}
     course, stalls, rows = _course(job, found, own_machine)
     found |= {one.name: one for one in course}
     found |= {one.name: one for one in _spent(job, found, own_machine, price, carbon)}
@@ -94,7 +98,13 @@ def _counted(want: Asked, job: Job) -> Iterator[Quantity]:
 
 
 def _measured(
-    want: Asked, job: Job, step: StepTime, held: Memory, found: dict[str, Quantity], calibrated: bool
+    want: Asked,
+    job: Job,
+    step: StepTime,
+    held: Memory,
+    found: dict[str, Quantity],
+    step_error: float,
+    timed: bool,
 ) -> Iterator[Quantity]:
     """Memory and a step's time, whose errors were measured."""
     x, n = job.accelerator, int(job.layout.accelerators)
@@ -112,13 +122,15 @@ def _measured(
     reached = x.achievable.get(job.precision.peak) or x.achievable.get("bf16")
     best = Quantity("achievable", reached or 0.8, unit="share",
                     source="ml-engineering: the best measured" if reached else "nobody published it: 0.8")  # fmt: skip
-    spent = [Quantity(row["part"], row["seconds"], unit="s", formula=_STEP.get(row["part"], ""))
+    how = {} if timed else _STEP
+    here = "as glassformer bench measured operations of about that size on this machine" if timed else ""
+    spent = [Quantity(row["part"], row["seconds"], unit="s", formula=how.get(row["part"], ""), source=here)
              for row in step.split() if row["share"] > 1e-4]  # fmt: skip
-    error = STEP_ERROR_CALIBRATED if calibrated else STEP_ERROR
     seconds = within(
-        "step_seconds", float(step.total), error, "s", inputs=(*spent, peak, best),
-        formula="M stages + bubble + head + exposed communication + optimiser + stalls; "
-        + ("calibrated on your own rows" if calibrated else "rates fitted to published steps"),
+        "step_seconds", float(step.total), step_error, "s", inputs=tuple(spent) if timed else (*spent, peak, best),
+        formula="micro-batches x (products + attention + elements + loss) + update" if timed else
+        "M stages + bubble + head + exposed communication + optimiser + stalls; "
+        + ("calibrated on your own rows" if step_error < STEP_ERROR else "rates fitted to published steps"),
     )  # fmt: skip
     yield seconds
     accelerators = Quantity("accelerators", n, unit="accelerators", source="given" if n > 1 else "one")

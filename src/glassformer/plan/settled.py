@@ -15,9 +15,9 @@ from glassformer.plan.chosen import Chosen, DoesNotFit, as_given, chosen, given_
 from glassformer.plan.doubts import NOTES, doubts, nearest, over
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.layout import Job, Layout
-from glassformer.plan.machine import read_profile
+from glassformer.plan.machine import Profile
 from glassformer.plan.memory import memory
-from glassformer.plan.numbers import numbers
+from glassformer.plan.numbers import STEP_ERROR, STEP_ERROR_CALIBRATED, UNKNOWN_STEP_ERROR, numbers
 from glassformer.plan.plan import Plan
 from glassformer.plan.precision import Precision, precision
 from glassformer.plan.quantity import Quantity
@@ -32,7 +32,8 @@ class Setting:
     """All that stays the same while a plan is looked for."""
 
     machine: Accelerator
-    own: bool
+    profile: Profile | None
+    """Of this machine, where the run is to be on it."""
     rates: Rates
     calibrated: bool
     law: LossLaw
@@ -45,6 +46,15 @@ class Setting:
     unique: float | None
     serve: float
 
+    @property
+    def own(self) -> bool:
+        return self.profile is not None
+
+    @property
+    def timed(self) -> Profile | None:
+        """The profile where it has the time of each operation: that of a processor."""
+        return self.profile if self.profile is not None and self.profile["device"] == "cpu" else None
+
 
 def planned(
     setting: Setting, want: Asked, count: int, *, notes: tuple[str, ...] = (), spend: given.Budget | None = None,
@@ -55,7 +65,8 @@ def planned(
     found = layout_of(setting, want, count, quick=quick)
     job = found.job
     step, held = _step(setting, job), memory(job)
-    made = numbers(want, job, step, held, own_machine=setting.own, calibrated=setting.calibrated, price=setting.price,
+    made = numbers(want, job, step, held, own_machine=setting.own, step_error=_step_error(setting, job),
+                   timed=setting.timed is not None and job.architecture.kind != "network", price=setting.price,
                    carbon=setting.carbon)  # fmt: skip
     title = f"{want.name} on {_on(setting, count)}"
     first = Plan(title, job, made.quantities, step, held, own_machine=setting.own)
@@ -85,7 +96,7 @@ def planned(
 def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False) -> Chosen:
     """The job with its layout."""
     assert want.batch is not None  # with_batch
-    kind = own_precision(setting, want) if setting.own else pick_precision(want, setting.machine)
+    kind = own_precision(setting.timed, want) if setting.timed else pick_precision(want, setting.machine)
     job = Job(
         want.architecture, setting.machine, kind, Layout(), want.batch, want.length, want.read_length, want.optimizer,
         chunked_loss=want.own, software=GLASSFORMER if want.own else Software(),
@@ -109,7 +120,7 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
         ) from None  # fmt: skip
 
 
-def own_precision(setting: Setting, want: Asked) -> Precision:
+def own_precision(profile: Profile, want: Asked) -> Precision:
     """What the trainer would choose on this machine: the quickest, unless the recipe says."""
     assert want.batch is not None  # with_batch
     if want.precision is not None or want.architecture.kind == "network":
@@ -117,25 +128,33 @@ def own_precision(setting: Setting, want: Asked) -> Precision:
     from glassformer.plan.cpu import step_time as cpu_step_time  # it reads settings, which load pydantic
 
     rows = want.micro_batch or want.batch
-    found = cpu_step_time(want.architecture, read_profile(), batch=rows, length=want.length)
+    found = cpu_step_time(want.architecture, profile, batch=rows, length=want.length)
     return precision(found.precision)
 
 
 def _step(setting: Setting, job: Job) -> StepTime:
     """A step's time: by the rates, or, of this machine, by what was measured of each operation on it."""
-    if not setting.own or job.architecture.kind == "network":
+    if setting.timed is None:
         return step_time(job, setting.rates)
+    if job.architecture.kind == "network":  # on a processor nothing stalls, but much is not arithmetic
+        return replace(step_time(job, setting.rates), stalls=0.0)
     from glassformer.plan.cpu import step_time as cpu_step_time
 
     rows = int(job.layout.micro_batch)
     named: Any = job.precision.name
-    one = cpu_step_time(job.architecture, read_profile(), batch=rows, length=job.length, precision=named)
+    one = cpu_step_time(job.architecture, setting.timed, batch=rows, length=job.length, precision=named)
     n = job.batch / rows
     nothing = dict.fromkeys(
         ("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0
     )
     return StepTime(matmul=n * one.products, pattern=n * one.attention, bandwidth=n * one.elements, head=n * one.loss,
                     optimizer=one.update, **nothing)  # fmt: skip
+
+
+def _step_error(setting: Setting, job: Job) -> float:
+    if setting.timed is not None and job.architecture.kind == "network":
+        return UNKNOWN_STEP_ERROR
+    return STEP_ERROR_CALIBRATED if setting.calibrated else STEP_ERROR
 
 
 def _fits(job: Job, count: int) -> bool:

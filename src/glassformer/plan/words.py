@@ -17,7 +17,7 @@ def shown(quantity: Quantity) -> str:
 
 def shown_interval(quantity: Quantity) -> str:
     """`71 to 98 days`; empty where it is exact."""
-    if quantity.low == quantity.high:
+    if quantity.low == quantity.high or (quantity.unit == "interruptions" and quantity.high < 0.01):
         return ""
     low, high = (one_value(value, quantity.unit) for value in (quantity.low, quantity.high))
     before, unit_low = _split(low)
@@ -59,7 +59,7 @@ def one_value(value: float, unit: str) -> str:
     if unit == "share":
         return f"{value:.1%}" if value < 0.9995 else f"{value:.2%}"
     if unit == "interruptions" and value < 0.01:
-        return "hardly any interruptions"
+        return "under 0.01 interruptions"
     if unit in _COUNTED:
         number = f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}" if value < 10 else show_count(value)
         return f"{number} {unit}"

@@ -181,7 +181,7 @@ def work(job: Job) -> Work:
         scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
         elements=elements * share / memory, casts=casts * share / memory, accumulated=added / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
         again=again / (3.0 + again),
-        head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, a.vocab / t, x.name),
+        head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, max(1, a.vocab) / t, x.name),
         head_bytes=logits * LOGIT_BYTES / memory, head_waits=np.where(uneven, 0.0, 1.0),
         optimizer=_optimizer_bytes(job, held_parameters, n_dp * c) / memory,
         accelerators=n_dp * t * p * c, imbalance=held * p / layers,
