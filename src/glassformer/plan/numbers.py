@@ -108,7 +108,7 @@ def _measured(
 ) -> Iterator[Quantity]:
     """Memory and a step's time, whose errors were measured."""
     x, n = job.accelerator, int(job.layout.accelerators)
-    parts = [Quantity(row["name"], float(row["bytes"]), unit="bytes", formula=FORMULAS[row["name"]])
+    parts = [Quantity(f"held_{row['name']}", float(row["bytes"]), unit="bytes", formula=FORMULAS[row["name"]])
              for row in held.rows() if row["name"] != "total" and row["bytes"]]  # fmt: skip
     value = float(held.total)
     yield Quantity("bytes_per_accelerator", value, value * INTERVAL[0], value * INTERVAL[1], "bytes",

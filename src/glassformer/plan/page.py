@@ -57,6 +57,12 @@ STYLE = """<style>
   padding: 5px 10px; margin: 2px 0 8px; white-space: pre-wrap; }
 .tree, .tree ul { list-style: none; margin: 0; padding: 0 0 0 16px; border-left: 2px solid var(--rule); }
 .tree li { padding: 4px 0 4px 4px; font-size: 13.5px; }
+.numbers .tree details { border: 0; }
+.numbers .tree summary { display: block; padding: 0; font-size: 13.5px; border-radius: 4px; }
+.numbers .tree summary b { font-size: 13.5px; font-weight: 620; letter-spacing: 0; }
+.numbers .tree summary::before { content: "▸ "; color: var(--accent); margin-left: -1em; padding-right: 2px; }
+.numbers .tree details[open] > summary::before { content: "▾ "; }
+.numbers .tree summary > :first-child::before { content: none; }
 .tree b { font-variant-numeric: tabular-nums; font-weight: 620; }
 .tree span, .tree code { color: var(--quiet); }
 .bar { display: flex; height: 34px; border-radius: 9px; overflow: hidden; gap: 1.5px; background: var(--rule);
@@ -182,15 +188,15 @@ def _opened(one: Quantity) -> str:
 
 def _branch(one: Quantity) -> str:
     interval = shown_interval(one)
-    said = f"{escape(title(one.name))} <b>{escape(shown(one))}</b>" + (
-        f" <span>({escape(interval)})</span>" if interval else ""
+    said = f"{escape(title(one.name))} <b>{escape(shown(one))}</b>"
+    said += f" <span>({escape(interval)})</span>" if interval else ""
+    said += f" = <code>{escape(one.formula)}</code>" if one.formula else ""
+    said += f" <span>· {escape(one.source)}</span>" if one.source else ""
+    if not one.inputs:
+        return f"<li>{said}</li>"
+    return (
+        f"<li><details><summary>{said}</summary><ul>{''.join(map(_branch, one.inputs))}</ul></details></li>"
     )
-    if one.formula:
-        said += f" = <code>{escape(one.formula)}</code>"
-    if one.source:
-        said += f" <span>· {escape(one.source)}</span>"
-    inside = f"<ul>{''.join(map(_branch, one.inputs))}</ul>" if one.inputs else ""
-    return f"<li>{said}{inside}</li>"
 
 
 def _whisker(one: Quantity) -> str:

@@ -144,7 +144,9 @@ HELD = {
 
 def title(name: str) -> str:
     """What a number or part is called."""
-    return TITLES.get(name) or PARTS.get(name) or HELD.get(name) or name.replace("_", " ")
+    if name.startswith("held_"):
+        return HELD.get(name.removeprefix("held_"), name.removeprefix("held_"))
+    return TITLES.get(name) or PARTS.get(name) or name.replace("_", " ")
 
 
 def bare(text: str) -> str:
