@@ -85,12 +85,18 @@ def test_intervals_of_products_and_sums_are_those_of_a_million_draws() -> None:
 
     chance = np.random.default_rng(0)
     one, two = within("one", 3.0, 0.2), within("two", 5.0, 0.1)
-    x, y = (q.value * np.exp(spread(q) * chance.standard_normal(1_000_000)) for q in (one, two))
+    x, y = (q.value * np.exp(spread(q)[0] * chance.standard_normal(1_000_000)) for q in (one, two))
     made = product("made", [(one, 1), (two, -2)], constant=7)
     assert np.quantile(7 * x / y**2, [0.1, 0.9]) == pytest.approx([made.low, made.high], rel=0.005)
     added = total("added", [one, two])
     assert np.quantile(x + y, [0.1, 0.9]) == pytest.approx([added.low, added.high], rel=0.01)
-    assert spread(within("x", 2.0, 0.3)) == pytest.approx(0.3) and spread(Quantity("exact", 2.0)) == 0
+    assert spread(within("x", 2.0, 0.3)) == pytest.approx((0.3, 0.3))
+    assert spread(Quantity("exact", 2.0)) == (0, 0)
+    price = Quantity("price", 3.0, 2.5, 12.0)  # lopsided: quotes reach further up than down
+    paid = product("paid", [(price, 1), (Quantity("hours", 10.0), 1)])
+    assert (paid.low, paid.high) == (pytest.approx(25), pytest.approx(120))
+    bought = product("bought", [(price, -1)])
+    assert (bought.low, bought.high) == (pytest.approx(1 / 12), pytest.approx(1 / 2.5))
     assert pytest.approx(1.2815515655446004) == Z
 
 

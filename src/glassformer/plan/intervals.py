@@ -1,11 +1,11 @@
 """How uncertainty is carried from number to number: every quantity is log-normal, and independent of its neighbours.
 
-    spread      sigma = ln(high / low) / (2 z)                                  z = 1.2816, the middle 80 %
-    product     y = c prod x_i^p_i       ln y = ln c + sum p_i ln x_i           sigma^2 = sum (p_i sigma_i)^2
-    sum         y = sum x_i              sigma^2 = sum (x_i sigma_i / y)^2      (first order: each moves y by its share)
+    spread      down = ln(value / low) / z, up = ln(high / value) / z           z = 1.2816, the middle 80 %
+    product     y = c prod x_i^p_i       up^2 = sum (p_i up_i)^2, with down_i in its place where p_i < 0; down likewise
+    sum         y = sum x_i              up^2 = sum (x_i up_i / y)^2            (first order: each moves y by its share)
 
-Factors that are one quantity must be written as one factor with their powers added: two of them would be taken for
-independent.
+Both halves are carried apart, since some intervals are lopsided (a price's quotes). Factors that are one quantity must
+be written as one factor with their powers added: two of them would be taken for independent.
 """
 
 from __future__ import annotations
@@ -19,29 +19,32 @@ Z = 1.2815515655446004
 """The middle 80 % of a normal distribution lies within so many standard deviations."""
 
 
-def spread(quantity: Quantity) -> float:
-    """sigma of ln of the quantity; 0 where it is exact or 0."""
-    if quantity.low <= 0 or quantity.high <= quantity.low:
-        return 0.0
-    return math.log(quantity.high / quantity.low) / (2 * Z)
+def spread(quantity: Quantity) -> tuple[float, float]:
+    """(down, up): sigma of ln of the quantity below and above its value; 0 where it is exact or 0."""
+    if quantity.value <= 0:
+        return 0.0, 0.0
+    low, high = max(quantity.low, 1e-300), quantity.high
+    return max(0.0, math.log(quantity.value / low)) / Z, max(0.0, math.log(high / quantity.value)) / Z
 
 
-def within(name: str, value: float, sigma: float, unit: str = "", *, formula: str = "", source: str = "",
-           inputs: Sequence[Quantity] = ()) -> Quantity:  # fmt: skip
-    """A quantity known to a factor of exp(sigma)."""
-    reach = math.exp(Z * sigma)
-    return Quantity(name, value, value / reach, value * reach, unit, formula, tuple(inputs), source)
+def within(name: str, value: float, sigma: float | tuple[float, float], unit: str = "", *, formula: str = "",
+           source: str = "", inputs: Sequence[Quantity] = ()) -> Quantity:  # fmt: skip
+    """A quantity known to a factor of exp(sigma), or of exp(down) and exp(up)."""
+    down, up = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    low, high = value * math.exp(-Z * down), value * math.exp(Z * up)
+    return Quantity(name, value, low, high, unit, formula, tuple(inputs), source)
 
 
 def product(name: str, factors: Sequence[tuple[Quantity, float]], unit: str = "", *, constant: float = 1.0,
             formula: str = "", source: str = "") -> Quantity:  # fmt: skip
     """c prod x^p of independent factors, each with its power."""
-    value, variance = constant, 0.0
+    value, down, up = constant, 0.0, 0.0
     for one, power in factors:
         value *= one.value**power
-        variance += (power * spread(one)) ** 2
+        below, above = spread(one) if power > 0 else spread(one)[::-1]
+        down, up = math.hypot(down, power * below), math.hypot(up, power * above)
     inputs = [one for one, _ in factors]
-    return within(name, value, math.sqrt(variance), unit, formula=formula, source=source, inputs=inputs)
+    return within(name, value, (down, up), unit, formula=formula, source=source, inputs=inputs)
 
 
 def total(name: str, parts: Sequence[Quantity], unit: str = "", *, formula: str = "") -> Quantity:
@@ -49,5 +52,5 @@ def total(name: str, parts: Sequence[Quantity], unit: str = "", *, formula: str 
     value = sum(one.value for one in parts)
     if value <= 0:
         return Quantity(name, value, unit=unit, formula=formula, inputs=tuple(parts))
-    sigma = math.sqrt(sum((one.value / value * spread(one)) ** 2 for one in parts))
-    return within(name, value, sigma, unit, formula=formula, inputs=parts)
+    down, up = (math.hypot(*(one.value / value * spread(one)[side] for one in parts)) for side in (0, 1))
+    return within(name, value, (down, up), unit, formula=formula, inputs=parts)
