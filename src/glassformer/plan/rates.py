@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
+from glassformer.plan.own import Own
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -69,10 +71,8 @@ class Rates:
     """Time that each doubling of the accelerators adds, beyond eight."""
     stall: float = 0.02
     """Seconds of each step on nothing of the above: data, host, bookkeeping."""
-    pace: float = 1.0
-    """Times that everything takes on one's own cluster, after `calibration.calibrate`."""
-    own_rows: int = 0
-    """Measured rows of one's own that these are calibrated with."""
+    own: tuple[Own, ...] = ()
+    """Measured rows of one's own, whose misses carry over to jobs like them."""
 
 
 PRIOR = Rates()

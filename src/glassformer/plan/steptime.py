@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from glassformer.plan.layout import Job, Number
+from glassformer.plan.own import carried
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.work import Work, work
 
@@ -54,11 +55,12 @@ class StepTime:
 
 def step_time(job: Job, rates: Rates = RATES) -> StepTime:
     """Of one job, or of all its layouts at once."""
-    return spent(work(job), rates)
+    missed, _ = carried(job, rates.own)
+    return spent(work(job), rates, np.exp(missed))
 
 
-def spent(w: Work, r: Rates) -> StepTime:
-    """Seconds of the work at these rates."""
+def spent(w: Work, r: Rates, pace: Number = 1.0) -> StepTime:
+    """Seconds of the work at these rates; all of them times `pace`."""
     share = np.where(w.low == 2, r.products_4, np.where(w.low == 1, r.products_8, r.products))
     once = 1.0 / (1.0 + w.again / (1.0 - w.again))  # what is not recomputed, of what is
     products = (
@@ -95,7 +97,6 @@ def spent(w: Work, r: Rates) -> StepTime:
     head_time = m * head * np.where(w.fill > 0, w.head_waits, 1.0)
     spent_so_far = m * stage + w.fill * stage + head_time + reduce + optimizer
     stalls = r.stall + r.straggler * np.log2(np.maximum(w.accelerators / 8.0, 1.0)) * spent_so_far
-    pace = r.pace
     m = m * pace
     return StepTime(
         matmul=m * matmul * once, pattern=m * pattern * once, bandwidth=m * bandwidth * once,
