@@ -65,18 +65,21 @@ def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, t
     return np.where(stays | (accelerator.scale_out == 0), accelerator.scale_up, outside)
 
 
-def exchange_seconds(accelerator: Accelerator, token: Number, copies: int, ranks: Number) -> Number:
-    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`.
+def exchange_seconds(
+    accelerator: Accelerator, token: Number, copies: int, ranks: Number
+) -> tuple[Number, Number]:
+    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`: inside the domain,
+    and out of it.
 
-    Copies to experts in the own domain take its inner links. To each other domain that holds any of its experts a token
-    is sent once, and copied there: with k copies and g domains, (g - 1) (1 - (1 - 1/g)^k) times on average.
+    To each other domain that holds any of its experts a token is sent once, and copied there: with k copies and g
+    domains, (g - 1) (1 - (1 - 1/g)^k) times on average.
     """
     ranks = np.maximum(1.0, np.asarray(ranks, float))
     domains = np.maximum(1.0, ranks / accelerator.domain)
     within = copies * (1.0 - 1.0 / np.minimum(ranks, accelerator.domain))
     leaving = (domains - 1.0) * (1.0 - (1.0 - 1.0 / domains) ** copies)
-    outer = leaving / (accelerator.scale_out or accelerator.scale_up)
-    return token * np.maximum(within / accelerator.scale_up, outer)
+    outer = accelerator.scale_out or accelerator.scale_up
+    return token * within / accelerator.scale_up, token * leaving / outer
 
 
 @dataclass(frozen=True, slots=True)

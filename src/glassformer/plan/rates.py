@@ -62,7 +62,9 @@ class Rates:
     boundary: float = 0.5
     """Share of the sends between stages that is exposed."""
     exchange: float = 0.5
-    """Of the links, by the tokens' way to the experts."""
+    """Of the links inside a domain, by the tokens' way to the experts."""
+    exchange_out: float = 0.5
+    """The same, between domains."""
     throttle: float = 0.15
     """How the speed of products grows with the power that is there for them: (W / TFLOP/s) to this."""
     deepspeed: float = 1.1

@@ -79,6 +79,9 @@ class Work:
     tensor_latency: Number
     context: Number
     expert: Number
+    """Tokens on their way to experts and back, inside domains."""
+    expert_out: Number
+    """The same, between domains."""
     expert_bytes: Number
     """Sorting tokens to experts and back."""
     expert_layers: Number
@@ -109,6 +112,9 @@ class Work:
     watts: Number
     """Of power for each TFLOP/s of the 16-bit peak: what little there is makes the clock fall."""
     deepspeed: Number
+    """1 in its pipeline."""
+    hides: Number
+    """1 where the exchanges of replicas run under the computation."""
 
     def each(self) -> dict[str, Number]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -192,6 +198,7 @@ def work(job: Job) -> Work:
         year=job.software.year, ported=float(not job.software.native_attention),
         ring=(c - 1.0) * (job.software.engine == "torch"), biased=float(job.software.biased_attention), single=float(not job.software.fused_kernels), tensor_overlap=float(job.software.tensor_overlap),
         watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
+        hides=float(job.software.engine != "jax" or job.software.year >= 2024.0),
         deepspeed=(p > 1.0) * (job.software.engine == "deepspeed"), **sent,
     )  # fmt: skip
 
@@ -301,7 +308,7 @@ def _messages(
     frozen = job.trained is not None
     reduces = held * (4.0 + 2.0 * again)
     kv = 2.0 * wide * tokens * (a.kv_width if not a.latent else a.q_width)
-    routed = exchange_seconds(x, wide * tokens / t * a.width, a.active, ep)
+    routed, routed_out = exchange_seconds(x, wide * tokens / t * a.width, a.active, ep)
     expert_layers = held * a.expert_layers / max(1, a.all_layers)
     ranks = n_dp * c
     sharding = np.asarray(lay.sharding)
@@ -309,12 +316,14 @@ def _messages(
     ring = ring_bandwidth(x, ranks, t, total)
     dense, experts = parameters
     expert_ring = ring_bandwidth(x, np.maximum(1, ranks / ep), t * ep, total)
-    moved = 4.0 if frozen else job.precision.gradient + job.precision.weight
+    # weights of 8-bit products travel as 8 bits
+    weight = min(job.precision.weight, 1.0 if job.precision.peak in ("fp8", "fp4") else 4.0)
+    moved = 4.0 if frozen else job.precision.gradient + weight
     update = moved * all_gather_bytes(dense, ranks) / ring
     update = update + moved * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
     if frozen:
         update = update * min(1.0, (job.trained or 0) / a.parameters.total)
-    gathers = (4.0 if not frozen else 4.0) + (0.0 if frozen else min(4.0, job.precision.gradient))
+    gathers = 2.0 * weight + (0.0 if frozen else min(4.0, job.precision.gradient))
     weights = gathers * all_gather_bytes(dense, ranks) / ring
     weights = weights + gathers * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
     if job.software.engine == "deepspeed" and job.software.year < 2022.5:
@@ -328,6 +337,7 @@ def _messages(
         "tensor_latency": np.where(t > 1, reduces * LATENCY, 0.0),
         "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t, total),
         "expert": expert_layers * (4.0 + 2.0 * again) * routed,
+        "expert_out": expert_layers * (4.0 + 2.0 * again) * routed_out,
         "pipeline": np.where(p > 1, 2.0 * v * whole / t / boundary, 0.0),
         # in a pipeline a stage's weights stay gathered over the micro-batches of a step (2407.21783, 3.3.2)
         "gather": np.where((sharding >= 3) & (p == 1), weights, 0.0),
