@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from glassformer.plan.layout import Job, Number, Recompute
 
-PACE, LIKENESS, REACH, NOISE = 0.1, 0.3, 2.4, 0.04
+PACE, LIKENESS, REACH, NOISE = 0.08, 0.3, 1.2, 0.04
 OTHER_ACCELERATOR = 0.7
 
 
