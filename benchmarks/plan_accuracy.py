@@ -2,8 +2,8 @@
 
     python benchmarks/plan_accuracy.py [DATA] [--out docs/plan-accuracy.md] [--json]
 
-DATA is a folder with tables like the shipped ones (measured_steps.csv); without it, the shipped rows. A shipped group is
-forecast with rates fitted to all other groups; rows that are not shipped with the shipped rates. "3 rows" is the
+DATA is a folder with tables like the shipped ones (measured_steps.csv); without it, the shipped rows. A shipped group
+is forecast with rates fitted to all other groups; rows that are not shipped with the shipped rates. "3 rows" is the
 forecast of the other rows of a group after calibrating with three of its own, over five draws.
 
 Competitors, which see the same rows as the planner:
@@ -32,7 +32,12 @@ from glassformer.plan.rows import Row, measured_rows
 from glassformer.plan.spread import half_width
 
 Floats = NDArray[np.float64]
-WORDS = {"misses": "planner", "calibrated": "planner, 3 rows", "neighbours": "3 rows like it", "rule": "40 % of peak"}
+WORDS = {
+    "misses": "planner",
+    "calibrated": "planner, 3 rows",
+    "neighbours": "3 rows like it",
+    "rule": "40 % of peak",
+}
 
 
 def main() -> None:
@@ -51,7 +56,7 @@ def main() -> None:
 
 
 def step_time_table(data: Path | None) -> list[dict[str, Any]]:
-    """A row a group: misses (log forecast / measured) of the planner and its competitors, and how many its interval holds."""
+    """A row a group: misses (log forecast / measured) of planner and competitors, and what its interval holds."""
     shipped = timed(measured_rows())
     known = {row.id for row in shipped}
     rows = timed(measured_rows(data / "measured_steps.csv")) if data else shipped
@@ -63,7 +68,9 @@ def step_time_table(data: Path | None) -> list[dict[str, Any]]:
         rates = without.get(group, RATES)
         others = shipped if apart_from else [row for row in shipped if row.group != group]
         missed = misses(own, rates)
-        held = [abs(miss) <= half_width(row.job, RATES) for miss, row in zip(missed, own, strict=True) if row.job]
+        held = [
+            abs(miss) <= half_width(row.job, RATES) for miss, row in zip(missed, own, strict=True) if row.job
+        ]
         found.append({
             "group": group, "rows": len(own), "misses": missed.tolist(),
             "calibrated": calibrated_misses(own, rates).tolist(), "neighbours": neighbours(own, others).tolist(),
@@ -94,7 +101,9 @@ def utilisation(row: Row) -> float:
     """Model FLOP/s (full attention) over the peak at the row's precision."""
     job = row.job
     assert job is not None and row.seconds
-    return model_flops(job) / (row.seconds * float(row.fields["n_accel"]) * job.accelerator.peak(job.precision.peak))
+    return model_flops(job) / (
+        row.seconds * float(row.fields["n_accel"]) * job.accelerator.peak(job.precision.peak)
+    )
 
 
 def model_flops(job: Job) -> float:

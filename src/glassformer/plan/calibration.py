@@ -18,17 +18,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from glassformer.errors import UsageError
-from glassformer.plan.layout import Job
 from glassformer.plan.own import Own, carried, features
 from glassformer.plan.rates import PRIOR, RATES, Rates
 from glassformer.plan.rows import Row, measured_rows
 from glassformer.plan.steptime import spent
-from glassformer.plan.work import Work, work
+from glassformer.plan.work import Work, stack
 
 Floats = NDArray[np.float64]
 
@@ -47,12 +48,6 @@ def timed(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.job is not None and row.seconds]
 
 
-def stack(jobs: Sequence[Job]) -> Work:
-    """The work of many jobs as one, with arrays."""
-    all_work = [work(job).each() for job in jobs]
-    return Work(**{name: np.array([float(one[name]) for one in all_work]) for name in all_work[0]})
-
-
 def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
     """The rates that explain these rows' times best."""
     rows = timed(rows)
@@ -69,7 +64,8 @@ def _fit(
     expected = np.log([getattr(prior, name) for name in names])
 
     def rates(logs: Floats) -> Rates:
-        return replace(start, **{name: float(np.exp(x)) for name, x in zip(names, logs, strict=True)})
+        found: dict[str, Any] = {name: float(np.exp(x)) for name, x in zip(names, logs, strict=True)}
+        return replace(start, **found)
 
     def residuals(logs: Floats) -> Floats:
         off = (np.log(spent(todo, rates(logs)).total) - taken) / SCALE
@@ -84,7 +80,9 @@ def calibrate(rows: Sequence[Row], rates: Rates = RATES) -> Rates:
     """The rates with what they missed on a few measured rows of one's own cluster (`own`)."""
     rows = timed(rows)
     if not rows:
-        raise UsageError("There is no row to calibrate with.", expected="Rows with a shape, a layout and a time.")
+        raise UsageError(
+            "There is no row to calibrate with.", expected="Rows with a shape, a layout and a time."
+        )
     found = [
         Own(tuple(float(one) for one in features(row.job)), row.job.accelerator.name, -float(miss))
         for row, miss in zip(rows, misses(rows, replace(rates, own=())), strict=True)
@@ -105,7 +103,8 @@ def misses(rows: Sequence[Row], rates: Rates) -> Floats:
     rows = timed(rows)
     totals = spent(stack([row.job for row in rows if row.job]), rates).total
     missed = [float(carried(row.job, rates.own)[0]) for row in rows if row.job]
-    return np.log(totals / np.array([row.seconds or 1.0 for row in rows])) + np.array(missed)
+    measured = np.array([row.seconds or 1.0 for row in rows])
+    return np.asarray(np.log(totals / measured) + np.array(missed))
 
 
 def calibrated_misses(rows: Sequence[Row], rates: Rates, draws: int = 5, many: int = 3) -> Floats:

@@ -51,7 +51,9 @@ def seconds(wire: Number, bandwidth: Number, num_hops: Number = 1.0, latency: fl
     return np.where(np.asarray(wire) > 0, latency * num_hops + wire / bandwidth, 0.0)
 
 
-def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, total: Number = np.inf) -> Number:
+def ring_bandwidth(
+    accelerator: Accelerator, ranks: Number, inner: Number = 1, total: Number = np.inf
+) -> Number:
     """Bytes a second for each rank of a ring of `ranks`, whose neighbours are `inner` accelerators apart.
 
     `inner` is how many accelerators of other groups lie between two members (the tensor ranks, for replicas). A group
@@ -68,8 +70,8 @@ def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, t
 def exchange_seconds(
     accelerator: Accelerator, token: Number, copies: int, ranks: Number
 ) -> tuple[Number, Number]:
-    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`: inside the domain,
-    and out of it.
+    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`: inside the
+    domain, and out of it.
 
     To each other domain that holds any of its experts a token is sent once, and copied there: with k copies and g
     domains, (g - 1) (1 - (1 - 1/g)^k) times on average.

@@ -1,4 +1,4 @@
-"""How far off a forecast of time may be: the middle 80 %, from what the time model missed on groups left out of its fit.
+"""How far off a forecast of time may be: the middle 80 %, from what the model missed on groups left out of its fit.
 
     half width of log time = left x (shipped half width + FARTHER x max(0, distance - NEAR))
 
