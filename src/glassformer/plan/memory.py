@@ -335,7 +335,7 @@ def _buffers(job: Job, mine: Held) -> Any:
     if job.software.engine == "deepspeed":
         flat = 4 * mine.total / ranks if not job.software.offload_optimizer else 0
         buckets = 2 * of.weight * np.minimum(BUCKET, mine.total) + flat
-        gathered = gathered + np.where((ranks > 1) & (np.asarray(layout.sharding) > 0), buckets, 0)
+        gathered = gathered + np.where(np.asarray(layout.sharding) > 0, buckets, 0)
     return gathered + keys + handed
 
 
