@@ -65,8 +65,8 @@ def read_row(line: Mapping[str, str]) -> Row:
         seconds = job.tokens / (float(line["tokens_per_s_per_accel"]) * float(line["n_accel"]))
     return Row(
         line["id"], line["group"], line["source"], line["date"], line["task"], job, why, seconds,
-        _memory(line), measured_as(line), line["oom"] == "yes", line["recompute"] in ("none", "full") or "selective" in line["recompute"],
-        dict(line),
+        _memory(line), measured_as(line), line["oom"] == "yes",
+        line["recompute"] in ("none", "full") or "selective" in line["recompute"], dict(line),
     )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ class Software:
     offload_optimizer: bool = False
     """Masters, the optimiser's numbers and sharded gradients are in the host's memory."""
     engine: Literal["torch", "deepspeed"] = "torch"
-    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its shard,
-    keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient has come."""
+    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its
+    shard, keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient comes."""
     adapter: Literal["lora", "prefix", "scale"] = "lora"
     """Where only adapters are trained: matrices beside q and v (2106.09685), vectors that attention reads besides
     (2303.16199), or norms and a scale on every product (2304.15010), which keeps every product's output."""
