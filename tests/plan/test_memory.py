@@ -86,7 +86,8 @@ def test_zero_3_gathers_two_layers_and_what_is_outside_of_layers() -> None:
     found = memory(job(layout=Layout(data=8, sharding=3)))
     outer = 2 * LLAMA.vocab * LLAMA.width
     assert found.gathered == pytest.approx(2 * 2 * layer + (2 + 4) * layer + (2 + 2) * outer)
-    assert memory(job(layout=Layout(data=1, sharding=3))).gathered == 0
+    alone = memory(job(layout=Layout(data=1, sharding=3)))
+    assert alone.gathered == 0 and alone.total == memory(job()).total
 
 
 @pytest.mark.parametrize("flash", [False, True])

@@ -47,7 +47,7 @@ def states(job: Job, mine: Held, stage: NDArray[Any]) -> dict[str, Any]:
     dense, routed = mine.layers + mine.outer + mine.small, mine.experts
     if job.trained is None:
         masters_here = of.master > 0 and not job.software.offload_optimizer
-        from_masters = (sharding == 3) & masters_here
+        from_masters = (sharding == 3) & (ranks > 1) & masters_here
         weights = np.where(from_masters, 0, sharded(of.weight * dense, of.weight * routed, 3))
     else:
         frozen = sharded(
