@@ -161,14 +161,16 @@ def _counted(job: Job) -> Memory:
     kind = layer_kinds(job.architecture)[-1]
     again = sum(one.bytes for one in kept_by_layer(job, kind)) if layers else 0.0
     working = float(again + transient(job, kind))
+    entries = min(job.layout.micro_batch * job.length * config.vocab_size, count.LOGITS_AT_ONCE)
+    logits = found.logits + 4.0 * entries  # for a moment, two steps of the loss's gradient
     cast_weights, masters = (found.copies, 0) if job.precision.name == "autocast" else (0, found.copies)
     is_cpu = runs_on_cpu(job.accelerator)
     state = (masters or found.weights) + found.optimizer
-    moving = found.activations + max(working, found.logits)
+    moving = found.activations + max(working, logits)
     return Memory(
         weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
-        gathered=cast_weights, activations=found.activations, working=working if working >= found.logits else 0.0,
-        logits=found.logits if working < found.logits else 0, buffers=is_cpu * job.software.copies * state,
+        gathered=cast_weights, activations=found.activations, working=working if working >= logits else 0.0,
+        logits=logits if working < logits else 0.0, buffers=is_cpu * job.software.copies * state,
         context=PROGRAM if is_cpu else CONTEXT, fragmentation=FRAGMENTATION * moving,
     )  # fmt: skip
 
