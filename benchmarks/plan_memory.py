@@ -164,8 +164,10 @@ HERE: dict[str, tuple[int, dict[str, Any]]] = {
     "vocabulary": (16000, {"train.batch": 8, "model.width": 192, "model.layers": 2, "model.context": 128}),
     "autocast": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.context": 128,
                       "engine.precision": "autocast"}),
+    "bf16": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.context": 128,
+                  "engine.precision": "bf16"}),
     "lion": (64, {"train.batch": 2, "model.width": 512, "model.layers": 5, "model.context": 64,
-                  "optimizer.kind": "lion"}),
+                  "optimizer.kind": "lion", "faults.remember_every": 2}),
     "recomputed": (64, {"train.batch": 16, "model.width": 256, "model.layers": 12, "model.context": 128,
                         "engine.activation_memory": 0.0}),
 }  # fmt: skip

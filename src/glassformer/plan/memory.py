@@ -27,14 +27,14 @@ from glassformer.plan.states import gathered, states
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
-PROGRAM = 0.54e9
+PROGRAM = 0.515e9
 """Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
 BUCKET = 5e8
 """Numbers in each of DeepSpeed's two buckets by default (`reduce_bucket_size`, `allgather_bucket_size`)."""
-FRAGMENTATION = 0.02
-"""Of what comes and goes in a step, that the allocator holds and cannot give."""
+FRAGMENTATION, PAGES = 0.02, 0.05
+"""Of what comes and goes in a step, that the allocator holds and cannot give: torch's on a GPU, glibc's on a CPU."""
 INTERVAL = (0.96, 1.06)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
 (benchmarks/plan_memory.py)."""
@@ -171,7 +171,7 @@ def _counted(job: Job) -> Memory:
         weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
         gathered=cast_weights, activations=found.activations, working=working if working >= logits else 0.0,
         logits=logits if working < logits else 0.0, buffers=is_cpu * job.software.copies * state,
-        context=PROGRAM if is_cpu else CONTEXT, fragmentation=FRAGMENTATION * moving,
+        context=PROGRAM if is_cpu else CONTEXT, fragmentation=(PAGES if is_cpu else FRAGMENTATION) * moving,
     )  # fmt: skip
 
 
@@ -198,13 +198,14 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     whole = gathered(job, mine)
     buffers = _buffers(job, mine)
     moving = whole + activations + np.maximum(layer, loss) + buffers
-    if runs_on_cpu(job.accelerator):
+    is_cpu = runs_on_cpu(job.accelerator)
+    if is_cpu:
         held_beside = state["weights"] if job.precision.master == 0 else state["masters"]
         buffers = buffers + software.copies * (held_beside + state["optimizer"])
     return Memory(
         **state, gathered=whole, activations=activations, working=np.where(loss > layer, 0, layer),
         logits=np.where(loss > layer, loss, 0), buffers=buffers, context=_context(job),
-        fragmentation=FRAGMENTATION * moving, stage=stage, of_stages=layout.pipeline,
+        fragmentation=(PAGES if is_cpu else FRAGMENTATION) * moving, stage=stage, of_stages=layout.pipeline,
     )  # fmt: skip
 
 
