@@ -18,7 +18,6 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from glassformer.model import count
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.kept import kept_by_layer, layer_tokens, stored, transient
 from glassformer.plan.layout import Job, Number, Recompute
@@ -141,16 +140,22 @@ def memory(job: Job) -> Memory:
 
 def _is_ours(job: Job) -> bool:
     """Whether model/count.py, which is held against torch itself, counts this job: a model of ours, on one device."""
+    if job.architecture.config is None:
+        return False
+    from glassformer.model import count  # it loads pydantic, which no published model needs
+
     layout, named = job.layout, job.precision.name in get_args(count.Precision)
     alone = (
         all(np.ndim(getattr(layout, one.name)) == 0 for one in fields(layout)) and layout.accelerators == 1
     )
     countable = job.optimizer in get_args(count.Optimizer) and layout.recompute != Recompute.SELECTIVE
     mine = not job.software.fused_kernels and job.trained is None and not job.software.offload_optimizer
-    return job.architecture.config is not None and alone and named and countable and mine
+    return alone and named and countable and mine
 
 
 def _counted(job: Job) -> Memory:
+    from glassformer.model import count
+
     config = job.architecture.config
     assert config is not None
     layers = job.architecture.all_layers if job.layout.recompute == Recompute.FULL else 0
