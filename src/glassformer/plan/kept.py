@@ -11,10 +11,12 @@ Bytes for one micro-batch on one rank, n = b s / c tokens, a bytes an entry:
     mlp.pre, mlp.post           a (m - 1) f n, a f n                                            / t
     dropout                     2 d n + h s n  masks; and a h s n for the pattern after it      / t (the pattern's)
 
-With a = 2, f = 4 d, dropout and explicit attention these are the 34 s b d + 5 h s s b of Korthikanti et al. (2205.05198),
-and without sequence parallelism its s b d (10 + 24 / t + 5 h s / (d t)). Plain eager code keeps more: a float32 copy of
-what an RMS norm reads and of what it writes, the product that q, k and v are views of beside their turned copies, and
-the output of a gate's activation. Frozen weights need no gradient, so what they multiply is not kept.
+With a = 2, f = 4 d, dropout and explicit attention these are the 34 s b d + 5 h s s b of Korthikanti et al.
+(2205.05198), and without sequence parallelism its s b d (10 + 24 / t + 5 h s / (d t)).
+
+Plain eager code keeps more: a float32 copy of what an RMS norm reads and of what it writes, the product that q, k and v
+are views of beside their turned copies, and the output of a gate's activation. Frozen weights need no gradient, so what
+they multiply is not kept.
 """
 
 from __future__ import annotations
@@ -94,12 +96,10 @@ def transient(job: Job, kind: LayerKind) -> Number:
     """The gradients alive at once in the backward pass of one layer: of the residual stream, and of what is widest,
     the feed-forward part or the pattern."""
     frame, a, t = _frame(job, kind), job.architecture, np.asarray(job.layout.tensor)
-    wide = 2.0 * a.ff_width if a.ff_matrices == 3 else 1.0 * a.ff_width
-    if kind.name == "experts":
-        wide = (a.active + a.shared_experts) * a.expert_width * (2.0 if a.ff_matrices == 3 else 1.0)
+    f = (a.active + a.shared_experts) * a.expert_width if kind.name == "experts" else a.ff_width
     if kind.name == "network":
         return frame.tokens * frame.a * max(a.widths)
-    widest = frame.a * wide / t
+    widest = frame.a * f * (a.ff_matrices - job.software.fused_kernels) / t
     if not job.fused_attention:
         widest = np.maximum(widest, 2 * frame.a * a.heads * _length(job, kind) / t)
     return frame.tokens * (frame.a * a.width / frame.streams + widest)

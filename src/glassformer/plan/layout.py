@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.precision import Precision
-from glassformer.plan.software import Software
+from glassformer.plan.software import USUAL, Software
 
 Number = int | float | NDArray[Any]
 
@@ -93,7 +93,8 @@ class Job:
     """Parameters that are trained (LoRA's adapters); all where None."""
     frozen_bytes: float = 2.0
     """A parameter of a layer's matrices, where it is frozen."""
-    software: Software = Software()
+    software: Software = USUAL
+    """What runs it, where memory depends on that."""
 
     @property
     def micro_batches(self) -> Number:

@@ -39,7 +39,8 @@ def completed(line: Mapping[str, str]) -> dict[str, str]:
         full |= SHAPES.get(line["model"], {})
         full["global_batch_seqs"] = line["global_batch_seqs"] or line["micro_batch"]
     if line["source"].startswith("torchtitan") and not line["micro_batch"] and line["pp"] not in ("", "1"):
-        full["micro_batch"] = str(max(1, int(line["global_batch_seqs"]) // int(line["dp"]) // int(line["pp"])))
+        local = int(line["global_batch_seqs"] or 1) // int(line["dp"] or 1)
+        full["micro_batch"] = str(max(1, local // int(line["pp"])))
         if "interleaved" in line["sharding_note"]:
             full["vp"] = line["vp"] or "2"
     return full

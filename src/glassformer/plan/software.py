@@ -17,8 +17,9 @@ class Software:
     """Norms and activations keep what they read and nothing else (compiled, Apex, Liger); otherwise each operation
     keeps its own, norms in float32."""
     loss: Literal["in_place", "torch", "fused"] = "in_place"
-    """What exists of the logits at once: 16 bits, a float32 copy that the loss works in, and the gradient (Megatron); the
-    float32 logarithms besides (torch's cross-entropy); or 16-bit logits and gradient only (compiled, Liger)."""
+    """What exists of the logits at once: 16 bits, a float32 copy that the loss works in, and the gradient (Megatron);
+    the float32 logarithms besides, and where tensor ranks divide them their exponentials (torch's cross-entropy); or
+    16-bit logits and gradient only (compiled, Liger)."""
     selective: Literal["attention", "operations"] = "attention"
     """What `Recompute.SELECTIVE` computes again: the attention pattern (Megatron), or every second product and all
     that is cheap (torchtitan's `op`)."""
@@ -29,8 +30,8 @@ class Software:
     offload_optimizer: bool = False
     """Masters, the optimiser's numbers and sharded gradients are in the host's memory."""
     engine: Literal["torch", "deepspeed", "megatron", "jax"] = "torch"
-    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its shard,
-    keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient has come."""
+    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its
+    shard, keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient comes."""
     year: float = 2026.0
     """Of its release."""
     native_attention: bool = True
@@ -47,3 +48,11 @@ class Software:
     adapter: Literal["lora", "prefix", "scale"] = "lora"
     """Where only adapters are trained: matrices beside q and v (2106.09685), vectors that attention reads besides
     (2303.16199), or norms and a scale on every product (2304.15010), which keeps every product's output."""
+    copies: int = 0
+    """Whole copies of weights and optimiser in the host's memory: one to go back to, one while it is written."""
+
+
+USUAL = Software()
+GLASSFORMER = Software(fused_kernels=False, copies=2)
+"""What trains a recipe here: eager, the last good state and a save in flight kept beside (`faults.remember_every`,
+`train.save_beside`)."""

@@ -103,8 +103,12 @@ def held(a: Architecture, layout: Layout, stage: Array) -> Held:
     layers = experts = largest = np.zeros_like(stage, dtype=float)
     numbers = layers_of(a, layout, stage)
     for kind, n in zip(kinds, numbers, strict=True):
-        plain = sum(one.entries * k / divided(one, a, layout) for one, k in kind.products if one.part != "experts")
-        routed = sum(one.entries * k / divided(one, a, layout) for one, k in kind.products if one.part == "experts")
+        plain = sum(
+            one.entries * k / divided(one, a, layout) for one, k in kind.products if one.part != "experts"
+        )
+        routed = sum(
+            one.entries * k / divided(one, a, layout) for one, k in kind.products if one.part == "experts"
+        )
         layers, experts = layers + n * plain, experts + n * routed
         largest = np.maximum(largest, np.where(n > 0, plain + routed, 0))
     share = sum(numbers) / sum(kind.layers for kind in kinds)
@@ -139,6 +143,8 @@ def worst_candidates(a: Architecture, layout: Layout) -> Array:
     for kind in kinds[:-1]:
         before += kind.layers
         long = every // p + 1
-        some = np.where(before < (every % p) * long, before // long, (before - every % p) // np.maximum(every // p, 1))
+        some = np.where(
+            before < (every % p) * long, before // long, (before - every % p) // np.maximum(every // p, 1)
+        )
         places += [np.minimum(some + k, p - 1) for k in (0, 1)]
     return np.stack(np.broadcast_arrays(*places))
