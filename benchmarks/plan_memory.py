@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import random
 import subprocess
@@ -50,65 +49,56 @@ def forecast(row: Row) -> float:
 def table(rows: list[Row] | None = None) -> list[dict[str, Any]]:
     """By rule and group, and over all: how many rows, the median, signed median and 90th percentile of computed /
     measured - 1, and how many that ran out of memory the rule would let fit."""
-    rows = measured_rows() if rows is None else rows
-    usable = [
-        row for row in rows if row.job and (row.bytes or row.ran_out) and row.bytes_are != "activations"
-    ]
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in usable:
-        groups[row.group].append(row)
+    groups = grouped(measured_rows() if rows is None else rows)
+    unseen = errors_left_out(groups)
     found = []
     for name, rule in RULES.items():
         every: list[float] = []
         for group, mine in groups.items():
-            if rule is forecast:
-                errors = _errors(mine, rule, left_out(groups, group))
-            elif mine[0].job and mine[0].job.trained is None:
-                errors = _errors(mine, rule, {})
-            else:
+            if rule is not forecast and mine[0].job and mine[0].job.trained is not None:
                 continue  # the rules know no frozen weights
+            errors = unseen[group] if rule is forecast else _errors(mine, rule)
             found.append(_line(name, group, errors, false_fits(mine, rule)))
             every += errors
-        ran_out = usable if rule is forecast else []
-        found.append(_line(name, "all rows", every, false_fits(ran_out, rule)))
+        every_row = [row for mine in groups.values() for row in mine] if rule is forecast else []
+        found.append(_line(name, "all rows", every, false_fits(every_row, rule)))
     return found
 
 
-def ratios(rows: Iterable[Row]) -> dict[str, list[float]]:
-    """Measured / computed, by group, each with constants that have not seen it: what `INTERVAL` is made of."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows that say what a whole rank took, or that it was too much, by group."""
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.job and row.bytes and row.bytes_are != "activations":
-            groups[row.group].append(row)
-    return {
-        group: [1 / (1 + error) for error in _errors(mine, forecast, left_out(groups, group))]
-        for group, mine in groups.items()
-    }
+        if row.job and (row.bytes or row.ran_out) and row.bytes_are != "activations":
+            found[row.group].append(row)
+    return found
 
 
-def left_out(groups: dict[str, list[Row]], group: str) -> dict[str, float]:
-    """The constants with the least median of the medians of the other groups."""
-    best: tuple[float, dict[str, float]] = (np.inf, {})
+def errors_left_out(groups: dict[str, list[Row]]) -> dict[str, list[float]]:
+    """Computed / measured - 1 of each group, with the constants that are best for the other groups: those with the
+    least mean of their medians."""
+    before = {name: getattr(planned, name) for name in CHOICES}
+    tried = []
     for values in itertools.product(*CHOICES.values()):
-        constants = dict(zip(CHOICES, values, strict=True))
-        medians = [
-            np.median(np.abs(errors))
-            for name, rows in groups.items()
-            if name != group and (errors := _errors(rows, forecast, constants))
-        ]
-        best = min(best, (float(np.mean(medians)), constants), key=lambda one: one[0])
-    return best[1]
+        for name, value in zip(CHOICES, values, strict=True):
+            setattr(planned, name, value)
+        tried.append({group: _errors(mine, forecast) for group, mine in groups.items()})
+    for name, value in before.items():
+        setattr(planned, name, value)
+
+    def others(errors: dict[str, list[float]], group: str) -> float:
+        return float(np.mean([np.median(np.abs(e)) for name, e in errors.items() if e and name != group]))
+
+    return {group: min(tried, key=lambda errors: others(errors, group))[group] for group in groups}
 
 
-def _errors(rows: list[Row], rule: Callable[[Row], float], constants: dict[str, float]) -> list[float]:
-    before = {name: getattr(planned, name) for name in constants}
-    try:
-        for name, value in constants.items():
-            setattr(planned, name, value)
-        return [rule(row) / row.bytes - 1 for row in rows if row.bytes]
-    finally:
-        for name, value in before.items():
-            setattr(planned, name, value)
+def ratios(groups: dict[str, list[Row]]) -> list[float]:
+    """Measured / computed of all rows, with constants that have not seen their group: what `INTERVAL` is made of."""
+    return [1 / (1 + error) for errors in errors_left_out(groups).values() for error in errors]
+
+
+def _errors(rows: list[Row], rule: Callable[[Row], float]) -> list[float]:
+    return [rule(row) / row.bytes - 1 for row in rows if row.bytes]
 
 
 def false_fits(rows: list[Row], rule: Callable[[Row], float]) -> str:
@@ -161,23 +151,25 @@ RULES: dict[str, Callable[[Row], float]] = {
 }  # fmt: skip
 
 _BASE = {
+    "model.heads": 4,
     "tokenizer.kind": "characters", "train.steps": 3, "train.checkpoint_every": 2, "train.validate_every": 100,
     "train.sample_every": 100, "train.validation_tokens": 2000, "engine.compile": "off",
 }  # fmt: skip
 HERE: dict[str, tuple[int, dict[str, Any]]] = {
-    "small": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.heads": 4, "model.context": 128}),
-    "deep": (64, {"train.batch": 16, "model.width": 256, "model.layers": 12, "model.heads": 4, "model.context": 128}),
-    "wide": (64, {"train.batch": 2, "model.width": 1024, "model.layers": 4, "model.heads": 8, "model.context": 64}),
-    "explicit": (64, {"train.batch": 8, "model.width": 256, "model.layers": 4, "model.heads": 8, "model.context": 256,
+    "small": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.context": 128}),
+    "deep": (64, {"train.batch": 16, "model.width": 256, "model.layers": 12, "model.context": 128}),
+    "wide": (64, {"train.batch": 2, "model.width": 640, "model.layers": 4, "model.context": 64}),
+    "explicit": (64, {"train.batch": 8, "model.width": 192, "model.layers": 4, "model.context": 256,
                       "engine.attention": "explicit"}),
-    "vocabulary": (16000, {"train.batch": 8, "model.width": 256, "model.layers": 4, "model.heads": 4,
-                           "model.context": 128}),
-    "autocast": (64, {"train.batch": 16, "model.width": 256, "model.layers": 6, "model.heads": 4, "model.context": 128,
+    "vocabulary": (16000, {"train.batch": 8, "model.width": 192, "model.layers": 2, "model.context": 128}),
+    "autocast": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.context": 128,
                       "engine.precision": "autocast"}),
-    "lion": (64, {"train.batch": 2, "model.width": 768, "model.layers": 6, "model.heads": 8, "model.context": 64,
-                  "optimizer.kind": "lion"}),
-    "recomputed": (64, {"train.batch": 16, "model.width": 256, "model.layers": 12, "model.heads": 4,
-                        "model.context": 128, "engine.activation_memory": 0.0}),
+    "bf16": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.context": 128,
+                  "engine.precision": "bf16"}),
+    "lion": (64, {"train.batch": 2, "model.width": 512, "model.layers": 5, "model.context": 64,
+                  "optimizer.kind": "lion", "faults.remember_every": 2}),
+    "recomputed": (64, {"train.batch": 16, "model.width": 256, "model.layers": 12, "model.context": 128,
+                        "engine.activation_memory": 0.0}),
 }  # fmt: skip
 """Name -> (size of the vocabulary, what the recipe says)."""
 
@@ -193,25 +185,20 @@ def here(names: list[str]) -> list[dict[str, Any]]:
                 vocab,
                 {"engine.precision": "fp32", "engine.attention": "fused", **_BASE, **says},
             )
-        job = job_of(vocab, says)
-        computed = float(memory(job).total)
-        found.append({"recipe": name, "measured": peak, "computed": computed, "error": computed / peak - 1,
-                      **{row["name"]: float(row["bytes"]) for row in memory(job).rows()}})  # fmt: skip
-        print(
-            json.dumps(
-                {
-                    k: round(v / 1e6, 1) if isinstance(v, float) and abs(v) > 2 else v
-                    for k, v in found[-1].items()
-                }
-            )
+        computed = memory(job_of(vocab, says))
+        error = float(computed.total) / peak - 1
+        found.append({"recipe": name, "measured": peak, "computed": float(computed.total), "error": error})
+        parts = ", ".join(
+            f"{row['name']} {row['bytes'] / 1e6:.0f}" for row in computed.rows() if row["bytes"]
         )
+        print(f"{name:12} measured {peak / 1e6:6.0f} MB, error {error:+.1%} ({parts})", flush=True)
     return found
 
 
 def job_of(vocab: int, says: dict[str, Any]) -> Job:
     """Such a recipe as a job on this machine's processor."""
     shape = {key.removeprefix("model."): value for key, value in says.items() if key.startswith("model.")}
-    config = ModelConfig(vocab=vocab + 1, **shape)
+    config = ModelConfig(vocab=vocab + 1, heads=4, **shape)
     rows = says["train.batch"]
     precision = PRECISIONS[says.get("engine.precision", "fp32")]
     recompute = Recompute.FULL if says.get("engine.activation_memory") == 0 else Recompute.NONE
@@ -262,7 +249,7 @@ def main() -> None:
     for line in table():
         print(f"{line['rule']:28} {line['group']:42} n {line['n']:3}  median {line['median']:6.1%}  "
               f"signed {line['signed']:+7.1%}  p90 {line['p90']:7.1%}  false fits {line['false_fits']}")  # fmt: skip
-    every = np.array(list(itertools.chain(*ratios(measured_rows()).values())))
+    every = ratios(grouped(measured_rows()))
     print("middle 80 % of measured / computed:", np.round(np.quantile(every, [0.1, 0.9]), 3))
 
 

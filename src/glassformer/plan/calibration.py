@@ -6,8 +6,7 @@
 rho is the soft L1 of least squares (a few wrong rows do not matter); w makes groups of rows count alike, whatever
 their number; the prior keeps a rate that no row speaks about at a sensible value.
 
-`calibrate` does the same for a few rows of one's own cluster, around the shipped rates, with `pace` and those few
-rates that the rows say most about.
+`calibrate` keeps the rates and adds what they missed on a few rows of one's own cluster (`own`).
 
     python -m glassformer.plan.calibration      # fits anew and writes data/rates.json
 """
@@ -17,19 +16,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from glassformer.errors import UsageError
-from glassformer.plan.layout import Job
+from glassformer.plan.own import Own, carried, features
 from glassformer.plan.rates import PRIOR, RATES, Rates
 from glassformer.plan.rows import Row, measured_rows
-from glassformer.plan.spread import features
 from glassformer.plan.steptime import spent
-from glassformer.plan.work import Work, work
+from glassformer.plan.work import Work, stack
 
 Floats = NDArray[np.float64]
 
@@ -40,20 +40,12 @@ SURE = {
     "scale_out": 0.17, "hidden": 0.13, "exchange": 0.27, "stall": 0.2, "throttle": 0.4, "deepspeed": 0.07,
 }  # fmt: skip
 """Standard deviations of the logarithm of what one would guess; 0.33 for the others."""
-FREE = tuple(field.name for field in fields(Rates) if field.name not in ("pace", "own_rows"))
-PACE_SPREAD = 0.1
-"""Standard deviation of a cluster's own pace, of log time: between groups of the measured rows."""
+FREE = tuple(field.name for field in fields(Rates) if field.name != "own")
 
 
 def timed(rows: Sequence[Row]) -> list[Row]:
     """Those that have both a job and a time."""
     return [row for row in rows if row.job is not None and row.seconds]
-
-
-def stack(jobs: Sequence[Job]) -> Work:
-    """The work of many jobs as one, with arrays."""
-    all_work = [work(job).each() for job in jobs]
-    return Work(**{name: np.array([float(one[name]) for one in all_work]) for name in all_work[0]})
 
 
 def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
@@ -72,7 +64,8 @@ def _fit(
     expected = np.log([getattr(prior, name) for name in names])
 
     def rates(logs: Floats) -> Rates:
-        return replace(start, **{name: float(np.exp(x)) for name, x in zip(names, logs, strict=True)})
+        found: dict[str, Any] = {name: float(np.exp(x)) for name, x in zip(names, logs, strict=True)}
+        return replace(start, **found)
 
     def residuals(logs: Floats) -> Floats:
         off = (np.log(spent(todo, rates(logs)).total) - taken) / SCALE
@@ -83,28 +76,19 @@ def _fit(
     return rates(least_squares(residuals, begin, max_nfev=60).x)
 
 
-def calibrate(rows: Sequence[Row], rates: Rates = RATES, at_most: int = 4) -> Rates:
-    """The rates for one's own cluster, from a few measured rows of it: `pace`, and those that matter most to them."""
+def calibrate(rows: Sequence[Row], rates: Rates = RATES) -> Rates:
+    """The rates with what they missed on a few measured rows of one's own cluster (`own`)."""
     rows = timed(rows)
     if not rows:
         raise UsageError(
             "There is no row to calibrate with.", expected="Rows with a shape, a layout and a time."
         )
-    if not 1 <= at_most <= len(FREE):
-        raise UsageError(f"Not {at_most} efficiencies can be calibrated.", expected=f"1 to {len(FREE)}.")
-    todo, taken = stack([row.job for row in rows if row.job]), np.log([row.seconds or 1.0 for row in rows])
-    before = np.log(spent(todo, rates).total)
-    moves = {}
-    for name in FREE:
-        moved = replace(rates, **{name: getattr(rates, name) * 1.1})
-        change = (np.log(spent(todo, moved).total) - before) / np.log(1.1)
-        moves[name] = (
-            float(np.std(change)) if len(rows) > 1 else 0.0
-        )  # what is alike in all rows is the pace's
-    names = ["pace", *sorted(FREE, key=lambda name: -moves[name])[: at_most - 1]]
-    sure = np.array([PACE_SPREAD if name == "pace" else 0.15 for name in names])
-    found = _fit(todo, taken, np.ones(len(rows)), names, rates, rates, sure / 0.7)
-    return replace(found, own_rows=rates.own_rows + len(rows))
+    found = [
+        Own(tuple(float(one) for one in features(row.job)), row.job.accelerator.name, -float(miss))
+        for row, miss in zip(rows, misses(rows, replace(rates, own=())), strict=True)
+        if row.job
+    ]
+    return replace(rates, own=(*rates.own, *found))
 
 
 def left_out(rows: Sequence[Row], rates: Rates = RATES) -> dict[str, Rates]:
@@ -117,8 +101,10 @@ def left_out(rows: Sequence[Row], rates: Rates = RATES) -> dict[str, Rates]:
 def misses(rows: Sequence[Row], rates: Rates) -> Floats:
     """log (forecast / measured) of each row."""
     rows = timed(rows)
-    todo = stack([row.job for row in rows if row.job])
-    return np.log(spent(todo, rates).total / np.array([row.seconds or 1.0 for row in rows]))
+    totals = spent(stack([row.job for row in rows if row.job]), rates).total
+    missed = [float(carried(row.job, rates.own)[0]) for row in rows if row.job]
+    measured = np.array([row.seconds or 1.0 for row in rows])
+    return np.asarray(np.log(totals / measured) + np.array(missed))
 
 
 def calibrated_misses(rows: Sequence[Row], rates: Rates, draws: int = 5, many: int = 3) -> Floats:
@@ -141,14 +127,13 @@ def main(path: Path | None = None) -> None:
     without = left_out(rows, rates)
     by_group = {group: [row for row in rows if row.group == group] for group in without}
     apart = [misses(by_group[group], without[group]) for group in by_group]
-    own = [calibrated_misses(by_group[group], without[group]) for group in by_group]
-    points = {(tuple(np.round(numbers, 2).tolist()), name) for numbers, name in (features(r.job) for r in rows if r.job)}
+    jobs = [row.job for row in rows if row.job]
+    points = {(tuple(round(float(x), 2) for x in features(job)), job.accelerator.name) for job in jobs}
     found = {
         "made by": "python -m glassformer.plan.calibration",
-        "rates": {name: round(value, 6) for name, value in asdict(rates).items()},
+        "rates": {name: round(getattr(rates, name), 6) for name in FREE},
         "evidence": {
-            "half width": _half(apart), "half width calibrated": _half([one for one in own if one.size]),
-            "features": [list(numbers) for numbers, _ in sorted(points)],
+            "half width": _half(apart), "features": [list(numbers) for numbers, _ in sorted(points)],
             "accelerators": [name for _, name in sorted(points)],
         },
     }  # fmt: skip

@@ -51,7 +51,9 @@ def seconds(wire: Number, bandwidth: Number, num_hops: Number = 1.0, latency: fl
     return np.where(np.asarray(wire) > 0, latency * num_hops + wire / bandwidth, 0.0)
 
 
-def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, total: Number = np.inf) -> Number:
+def ring_bandwidth(
+    accelerator: Accelerator, ranks: Number, inner: Number = 1, total: Number = np.inf
+) -> Number:
     """Bytes a second for each rank of a ring of `ranks`, whose neighbours are `inner` accelerators apart.
 
     `inner` is how many accelerators of other groups lie between two members (the tensor ranks, for replicas). A group
@@ -65,18 +67,21 @@ def ring_bandwidth(accelerator: Accelerator, ranks: Number, inner: Number = 1, t
     return np.where(stays | (accelerator.scale_out == 0), accelerator.scale_up, outside)
 
 
-def exchange_seconds(accelerator: Accelerator, token: Number, copies: int, ranks: Number) -> Number:
-    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`.
+def exchange_seconds(
+    accelerator: Accelerator, token: Number, copies: int, ranks: Number
+) -> tuple[Number, Number]:
+    """Of sending one token's numbers (`token` bytes) to `copies` experts that are spread over `ranks`: inside the
+    domain, and out of it.
 
-    Copies to experts in the own domain take its inner links. To each other domain that holds any of its experts a token
-    is sent once, and copied there: with k copies and g domains, (g - 1) (1 - (1 - 1/g)^k) times on average.
+    To each other domain that holds any of its experts a token is sent once, and copied there: with k copies and g
+    domains, (g - 1) (1 - (1 - 1/g)^k) times on average.
     """
     ranks = np.maximum(1.0, np.asarray(ranks, float))
     domains = np.maximum(1.0, ranks / accelerator.domain)
     within = copies * (1.0 - 1.0 / np.minimum(ranks, accelerator.domain))
     leaving = (domains - 1.0) * (1.0 - (1.0 - 1.0 / domains) ** copies)
-    outer = leaving / (accelerator.scale_out or accelerator.scale_up)
-    return token * np.maximum(within / accelerator.scale_up, outer)
+    outer = accelerator.scale_out or accelerator.scale_up
+    return token * within / accelerator.scale_up, token * leaving / outer
 
 
 @dataclass(frozen=True, slots=True)

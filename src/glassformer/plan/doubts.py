@@ -19,7 +19,7 @@ from glassformer.units import show_bytes
 NOTES = (
     "Intervals hold the middle 80 %. Each quantity is taken for log-normal: of a product the variances of the "
     "logarithms "
-    "add, each times its power squared; of a sum each part counts by its share.",
+    "add, each times its power squared, and those below and above apart.",
     "A step's interval is the error on measured rows that the rates were not fitted to; memory's likewise. Failures, "
     "saves and restarts are drawn 400 times, the failure rate among what published systems show. Prices span their "
     "quotes.",

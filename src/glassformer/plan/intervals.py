@@ -2,7 +2,6 @@
 
     spread      down = ln(value / low) / z, up = ln(high / value) / z           z = 1.2816, the middle 80 %
     product     y = c prod x_i^p_i       up^2 = sum (p_i up_i)^2, with down_i in its place where p_i < 0; down likewise
-    sum         y = sum x_i              up^2 = sum (x_i up_i / y)^2            (first order: each moves y by its share)
 
 Both halves are carried apart, since some intervals are lopsided (a price's quotes). Factors that are one quantity must
 be written as one factor with their powers added: two of them would be taken for independent.
@@ -45,12 +44,3 @@ def product(name: str, factors: Sequence[tuple[Quantity, float]], unit: str = ""
         down, up = math.hypot(down, power * below), math.hypot(up, power * above)
     inputs = [one for one, _ in factors]
     return within(name, value, (down, up), unit, formula=formula, source=source, inputs=inputs)
-
-
-def total(name: str, parts: Sequence[Quantity], unit: str = "", *, formula: str = "") -> Quantity:
-    """The sum of independent parts."""
-    value = sum(one.value for one in parts)
-    if value <= 0:
-        return Quantity(name, value, unit=unit, formula=formula, inputs=tuple(parts))
-    down, up = (math.hypot(*(one.value / value * spread(one)[side] for one in parts)) for side in (0, 1))
-    return within(name, value, (down, up), unit, formula=formula, inputs=parts)

@@ -96,12 +96,10 @@ def transient(job: Job, kind: LayerKind) -> Number:
     """The gradients alive at once in the backward pass of one layer: of the residual stream, and of what is widest,
     the feed-forward part or the pattern."""
     frame, a, t = _frame(job, kind), job.architecture, np.asarray(job.layout.tensor)
-    wide = 2.0 * a.ff_width if a.ff_matrices == 3 else 1.0 * a.ff_width
-    if kind.name == "experts":
-        wide = (a.active + a.shared_experts) * a.expert_width * (2.0 if a.ff_matrices == 3 else 1.0)
+    f = (a.active + a.shared_experts) * a.expert_width if kind.name == "experts" else a.ff_width
     if kind.name == "network":
         return frame.tokens * frame.a * max(a.widths)
-    widest = frame.a * wide / t
+    widest = frame.a * f * (a.ff_matrices - job.software.fused_kernels) / t
     if not job.fused_attention:
         widest = np.maximum(widest, 2 * frame.a * a.heads * _length(job, kind) / t)
     return frame.tokens * (frame.a * a.width / frame.streams + widest)

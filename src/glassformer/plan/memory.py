@@ -1,18 +1,13 @@
 """Bytes on an accelerator at the worst moment of a step, part by part, on the rank that takes most: `memory`.
 
-Held all the time, P numbers on a rank, n = data x context ranks of sharding:
+    all the time    weights, gradients, masters, optimizer, what ZeRO-3 gathers (states.py)
+    in flight       what each layer keeps (kept.py) x layers of the stage x micro-batches in flight (stages.py)
+    for a moment    a layer: what it computes again, and the gradients that flow through it;
+                    or the loss, on the last stage: logits x (a + 4 in float32 + 4 of gradient); the larger of both
+    besides         buffers of communication, context, fragments
 
-    weights, gradients, masters, optimizer    bytes of each number x P, / n from stage 3, 2, 1, 1 of ZeRO (1910.02054)
-
-and at the worst of two moments of a micro-batch (1F1B keeps min(M, p - i) others meanwhile, `in_flight`):
-
-    a layer       what it computes again (full recomputation), and the gradients that flow through it
-    the loss      logits: entries x (a + 4 in float32 + their gradient), on the last stage
-
-ZeRO-3 gathers the layer that is computed and the next one; embedding and head stay gathered through the step. In a
-pipeline it keeps the stage's weights gathered, and their gradients whole, over the micro-batches of a step (Llama 3,
-2407.21783, 3.3.2; torchtitan). Where masters lie on the accelerator, the gathered weights are cast from them and there
-are no sharded 16-bit weights (FSDP2).
+Without recomputation a model of ours on one device is counted by model/count.py, which is held against torch's own
+tensors; a test holds both counts against each other.
 """
 
 from __future__ import annotations
@@ -23,23 +18,22 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from glassformer.errors import UsageError, nearest
 from glassformer.plan.hardware import Accelerator
 from glassformer.plan.kept import kept_by_layer, layer_tokens, stored, transient
 from glassformer.plan.layout import Job, Number, Recompute
 from glassformer.plan.stages import Held, held, in_flight, layer_kinds, layers_of, worst_candidates
+from glassformer.plan.states import gathered, states
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
-PROGRAM = 0.54e9
+PROGRAM = 0.515e9
 """Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
-BUCKET, LIVE = 5e8, 1e9
-"""Numbers in each of DeepSpeed's two buckets (`reduce_bucket_size`, `allgather_bucket_size`), and those that its stage
-3 keeps gathered (`stage3_max_live_parameters`), by default."""
-FRAGMENTATION = 0.02
-"""Of what comes and goes in a step, that the allocator holds and cannot give."""
+BUCKET = 5e8
+"""Numbers in each of DeepSpeed's two buckets by default (`reduce_bucket_size`, `allgather_bucket_size`)."""
+FRAGMENTATION, PAGES = 0.02, 0.05
+"""Of what comes and goes in a step, that the allocator holds and cannot give: torch's on a GPU, glibc's on a CPU."""
 INTERVAL = (0.96, 1.06)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
 (benchmarks/plan_memory.py)."""
@@ -62,7 +56,7 @@ class Memory:
     logits: Number
     """With their float32 copy and gradient. 0 where a layer is the worst moment."""
     buffers: Number
-    """Of communication."""
+    """Of communication; on a CPU, the copies of the state that a run keeps beside."""
     context: Number
     """CUDA and NCCL; on a CPU, the program itself."""
     fragmentation: Number
@@ -122,16 +116,10 @@ FORMULAS = {
     "activations": "sum over layers of what each keeps x micro-batches in flight",
     "working": "one layer computed again, and the gradients that flow through it",
     "logits": "b s V / (t c) x (a + 4 + 4)",
-    "buffers": "what tensor ranks gather, what stages hand on, buckets of gradients",
+    "buffers": "what tensor ranks gather, what stages hand on, buckets of gradients; on a CPU, copies of the state",
     "context": "CUDA and NCCL; on a CPU, Python and torch",
     "fragmentation": "a share of what comes and goes",
 }
-
-NUMBERS: dict[str, float] = {
-    "sgd": 0, "momentum": 1, "lion": 1, "adam": 2, "adamw": 2, "adafactor": 0, "muon": 1, "adam8bit": 2,
-}  # fmt: skip
-"""That an optimiser remembers of each parameter. Adafactor's are rows + columns; Muon leaves all but the matrices of
-layers to AdamW."""
 
 
 def memory(job: Job) -> Memory:
@@ -178,15 +166,17 @@ def _counted(job: Job) -> Memory:
     kind = layer_kinds(job.architecture)[-1]
     again = sum(one.bytes for one in kept_by_layer(job, kind)) if layers else 0.0
     working = float(again + transient(job, kind))
+    entries = min(job.layout.micro_batch * job.length * config.vocab_size, count.LOGITS_AT_ONCE)
+    logits = found.logits + 4.0 * entries  # for a moment, two steps of the loss's gradient
     cast_weights, masters = (found.copies, 0) if job.precision.name == "autocast" else (0, found.copies)
     is_cpu = runs_on_cpu(job.accelerator)
     state = (masters or found.weights) + found.optimizer
-    moving = found.activations + max(working, found.logits)
+    moving = found.activations + max(working, logits)
     return Memory(
         weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
-        gathered=cast_weights, activations=found.activations, working=working if working >= found.logits else 0.0,
-        logits=found.logits if working < found.logits else 0, buffers=is_cpu * job.software.copies * state,
-        context=PROGRAM if is_cpu else CONTEXT, fragmentation=FRAGMENTATION * moving,
+        gathered=cast_weights, activations=found.activations, working=working if working >= logits else 0.0,
+        logits=logits if working < logits else 0.0, buffers=is_cpu * job.software.copies * state,
+        context=PROGRAM if is_cpu else CONTEXT, fragmentation=(PAGES if is_cpu else FRAGMENTATION) * moving,
     )  # fmt: skip
 
 
@@ -194,18 +184,15 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     """Bytes on a rank of these stages."""
     a, layout, software = job.architecture, job.layout, job.software
     mine = held(a, layout, stage)
-    states = _states(job, mine, stage)
+    state = states(job, mine, stage)
     kinds, numbers = layer_kinds(a), layers_of(a, layout, stage)
     flying = in_flight(layout, job.micro_batches, stage, software.schedule)
     kept = [kept_by_layer(job, kind) for kind in kinds]
     activations = sum(n * stored(job, one) for n, one in zip(numbers, kept, strict=True)) * flying
-    again = [
-        sum(one.bytes for one in each) - stored(job, each) + transient(job, kind)
-        for kind, each in zip(kinds, kept, strict=True)
-    ]
-    layer = np.zeros_like(activations)
-    for n, bytes_ in zip(numbers, again, strict=True):
-        layer = np.maximum(layer, np.where(n > 0, bytes_, 0))
+    layer = np.zeros_like(activations)  # the largest of this stage, while its gradient is computed
+    for kind, n, each in zip(kinds, numbers, kept, strict=True):
+        again = sum(one.bytes for one in each) - stored(job, each)
+        layer = np.maximum(layer, np.where(n > 0, again + transient(job, kind), 0))
     last = stage == np.asarray(layout.pipeline) - 1
     head, logits = _loss(job)
     activations = activations + last * head
@@ -213,99 +200,23 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
         handed = job.precision.activation * a.width * layer_tokens(job, kinds[-1])
         activations = activations + flying * handed * (np.asarray(layout.pipeline) > 1)
     loss = last * logits
-    gathered = _gathered(job, mine)
+    whole = gathered(job, mine)
     buffers = _buffers(job, mine)
-    moving = gathered + activations + np.maximum(layer, loss) + buffers
-    if runs_on_cpu(job.accelerator):
-        held_beside = states["weights"] if job.precision.master == 0 else states["masters"]
-        buffers = buffers + software.copies * (held_beside + states["optimizer"])
+    moving = whole + activations + np.maximum(layer, loss) + buffers
+    is_cpu = runs_on_cpu(job.accelerator)
+    if is_cpu:
+        held_beside = state["weights"] if job.precision.master == 0 else state["masters"]
+        buffers = buffers + software.copies * (held_beside + state["optimizer"])
     return Memory(
-        **states, gathered=gathered, activations=activations, working=np.where(loss > layer, 0, layer),
+        **state, gathered=whole, activations=activations, working=np.where(loss > layer, 0, layer),
         logits=np.where(loss > layer, loss, 0), buffers=buffers, context=_context(job),
-        fragmentation=FRAGMENTATION * moving, stage=stage, of_stages=layout.pipeline,
+        fragmentation=(PAGES if is_cpu else FRAGMENTATION) * moving, stage=stage, of_stages=layout.pipeline,
     )  # fmt: skip
 
 
 def runs_on_cpu(accelerator: Accelerator) -> bool:
     """Whether it is a processor, whose memory is the machine's."""
     return "cpu" in f"{accelerator.vendor} {accelerator.name}".lower()
-
-
-def _states(job: Job, mine: Held, stage: NDArray[Any]) -> dict[str, Any]:
-    """Weights, gradients, masters and the optimiser's numbers on a rank."""
-    layout, of = job.layout, job.precision
-    sharding = np.asarray(layout.sharding)
-    ranks = layout.data * np.asarray(layout.context)
-    routed_ranks = np.maximum(ranks / layout.expert, 1)
-
-    def sharded(dense: Any, routed: Any, begins: int) -> Any:
-        on = sharding >= begins
-        return dense / np.where(on, ranks, 1) + routed / np.where(on, routed_ranks, 1)
-
-    dense, routed = mine.layers + mine.outer + mine.small, mine.experts
-    if job.trained is None:
-        masters_here = of.master > 0 and not job.software.offload_optimizer
-        from_masters = (sharding == 3) & masters_here
-        weights = np.where(from_masters, 0, sharded(of.weight * dense, of.weight * routed, 3))
-    else:
-        frozen = sharded(
-            job.frozen_bytes * mine.layers + max(job.frozen_bytes, 2.0) * (mine.outer + mine.small),
-            job.frozen_bytes * routed, 3,
-        )  # fmt: skip
-        dense = job.trained / (layout.pipeline * np.asarray(layout.tensor)) + 0.0 * stage
-        routed = np.zeros_like(dense)
-        weights = frozen + of.weight * dense
-    moments = of.moment / 4 if job.optimizer == "adam8bit" else of.moment
-    numbers = _numbers(job, mine) if job.trained is None else NUMBERS[_known(job.optimizer)]
-    states = {
-        "weights": weights,
-        "gradients": sharded(of.gradient * dense, of.gradient * routed, 2),
-        "masters": sharded(of.master * dense, of.master * routed, 1),
-        "optimizer": sharded(numbers * moments * dense, numbers * moments * routed, 1),
-    }
-    if job.software.offload_optimizer:
-        states |= {"masters": 0.0, "optimizer": 0.0}
-        states["gradients"] = np.where(sharding >= 2, 0, states["gradients"])
-    return states
-
-
-def _numbers(job: Job, mine: Held) -> Any:
-    """Numbers that the optimiser remembers for each parameter, on average."""
-    name = _known(job.optimizer)
-    if name == "adafactor":
-        a = job.architecture
-        edges = sum((one.inputs + one.outputs) * one.held for one in a.products())
-        return edges / max(a.parameters.total, 1)
-    if name == "muon":
-        return 2 - (mine.layers + mine.experts) / np.maximum(mine.total, 1)
-    return NUMBERS[name]
-
-
-def _known(optimizer: str) -> str:
-    if optimizer not in NUMBERS:
-        raise UsageError(f"There is no optimizer {optimizer!r};", expected=nearest(optimizer, NUMBERS))
-    return optimizer
-
-
-def _gathered(job: Job, mine: Held) -> Any:
-    """What ZeRO-3 has gathered at the worst moment."""
-    of, p = job.precision, np.asarray(job.layout.pipeline)
-    weight = min(of.weight, of.activation) if job.trained is None else job.frozen_bytes
-    gradient = of.gradient if job.trained is None else 0.0
-    live = 2 * mine.layer
-    if job.software.engine == "deepspeed":
-        live = np.maximum(live, np.minimum(LIVE, mine.layers + mine.experts))
-    one = weight * (live + mine.outer)
-    if gradient:
-        one = one + (of.activation + gradient) * mine.layer + of.activation * mine.outer
-    whole = (weight + gradient) * mine.total
-    ranks = job.layout.data * np.asarray(job.layout.context)
-    found = np.where((np.asarray(job.layout.sharding) == 3) & (ranks > 1), np.where(p > 1, whole, one), 0.0)
-    if job.trained is not None and job.frozen_bytes < of.weight:  # the matrix being multiplied, in 16 bits
-        found = found + of.weight * max(
-            one.entries for one in job.architecture.products() if one.part != "head"
-        )
-    return found
 
 
 def _loss(job: Job) -> tuple[Any, Any]:
@@ -333,15 +244,15 @@ def _buffers(job: Job, mine: Held) -> Any:
     n = layer_tokens(job, layer_kinds(a)[-1])
     t, c = np.asarray(layout.tensor), np.asarray(layout.context)
     streams = np.where(layout.sequence_parallel, t, 1)
-    gathered = np.where((t > 1) & (streams > 1), 2 * of.activation * a.width * n, 0)
+    whole = np.where((t > 1) & (streams > 1), 2 * of.activation * a.width * n, 0)
     keys = np.where(c > 1, 2 * of.activation * a.kv_width * n * c / np.minimum(t, a.kv_heads), 0)
     handed = np.where(np.asarray(layout.pipeline) > 1, 2 * of.activation * a.width * n / streams, 0)
     ranks = layout.data * c
     if job.software.engine == "deepspeed":
         flat = 4 * mine.total / ranks if not job.software.offload_optimizer else 0
         buckets = 2 * of.weight * np.minimum(BUCKET, mine.total) + flat
-        gathered = gathered + np.where((ranks > 1) & (np.asarray(layout.sharding) > 0), buckets, 0)
-    return gathered + keys + handed
+        whole = whole + np.where(np.asarray(layout.sharding) > 0, buckets, 0)
+    return whole + keys + handed
 
 
 def _context(job: Job) -> Any:

@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
+from glassformer.plan.own import Own
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -60,7 +62,9 @@ class Rates:
     boundary: float = 0.5
     """Share of the sends between stages that is exposed."""
     exchange: float = 0.5
-    """Of the links, by the tokens' way to the experts."""
+    """Of the links inside a domain, by the tokens' way to the experts."""
+    exchange_out: float = 0.5
+    """The same, between domains."""
     throttle: float = 0.15
     """How the speed of products grows with the power that is there for them: (W / TFLOP/s) to this."""
     deepspeed: float = 1.1
@@ -69,10 +73,8 @@ class Rates:
     """Time that each doubling of the accelerators adds, beyond eight."""
     stall: float = 0.02
     """Seconds of each step on nothing of the above: data, host, bookkeeping."""
-    pace: float = 1.0
-    """Times that everything takes on one's own cluster, after `calibration.calibrate`."""
-    own_rows: int = 0
-    """Measured rows of one's own that these are calibrated with."""
+    own: tuple[Own, ...] = ()
+    """Measured rows of one's own, whose misses carry over to jobs like them."""
 
 
 PRIOR = Rates()

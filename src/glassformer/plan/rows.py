@@ -44,8 +44,8 @@ SHAPES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "LLAMA": {"tied": False},
     }
 )  # fmt: skip
-"""What the table's columns cannot say, by how a model's name begins: of its config.json (DeepSeek-V3, Qwen3, gpt-oss) or
-paper (T5: 1910.10683)."""
+"""What the table's columns cannot say, by how a model's name begins: of its config.json (DeepSeek-V3, Qwen3, gpt-oss)
+or paper (T5: 1910.10683)."""
 
 
 @dataclass(frozen=True, slots=True)

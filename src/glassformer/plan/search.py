@@ -1,6 +1,6 @@
 """The best layout: every way to divide a step over N accelerators, with its time and memory, all at once.
 
-    data x tensor x pipeline x context = N      tensor divides heads; context, twice, the row; pipeline at most the layers
+    data x tensor x pipeline x context = N      tensor divides heads; context, twice, the row; pipeline <= layers
     expert                                      divides the experts, and lies across data x context
     interleave x pipeline                       at most the layers
     micro-batch                                 divides a replica's rows
@@ -33,7 +33,8 @@ GRAIN = 65536
 WHERE = {
     "matmul": "matrix products", "pattern": "attention", "bandwidth": "norms, activations and launches",
     "recompute": "computing again", "head": "the head", "tensor": "tensor-parallel messages",
-    "data": "exchanging gradients and weights", "pipeline": "sends between stages", "context": "messages of context ranks",
+    "data": "exchanging gradients and weights", "pipeline": "sends between stages",
+    "context": "messages of context ranks",
     "expert": "tokens' way to experts", "bubble": "waiting in the pipeline", "optimizer": "the update",
     "stalls": "stragglers and stalls",
 }  # fmt: skip
@@ -94,7 +95,9 @@ class Search:
                 continue
             seen.add(divided)
             if len(seen) > 1:
-                found.append({"layout": one, "seconds": float(self.seconds[place]), **self._loss(one, winner)})
+                found.append(
+                    {"layout": one, "seconds": float(self.seconds[place]), **self._loss(one, winner)}
+                )
             if len(found) == many:
                 break
         return found
@@ -185,7 +188,9 @@ def candidates(job: Job, accelerators: int) -> tuple[dict[str, Ints], dict[str, 
         "have more parts than layers": one["pipeline"] * one["interleave"] > max(1, a.all_layers),
         "have fewer micro-batches than stages": (one["interleave"] > 1)
         & (job.batch < one["data"] * one["micro_batch"] * one["pipeline"]),
-        "do not divide the ranks among experts": (one["data"] * one["context"] * one["tensor"]) % one["expert"] != 0,
+        "do not divide the ranks among experts": (one["data"] * one["context"] * one["tensor"])
+        % one["expert"]
+        != 0,
     }
     left = np.ones(one["data"].size, bool)
     counted = {}

@@ -30,8 +30,8 @@ class Software:
     offload_optimizer: bool = False
     """Masters, the optimiser's numbers and sharded gradients are in the host's memory."""
     engine: Literal["torch", "deepspeed", "megatron", "jax"] = "torch"
-    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its shard,
-    keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient has come."""
+    """DeepSpeed's ZeRO reduces and gathers in buckets of 5e8 numbers, updates from one flat float32 gradient of its
+    shard, keeps up to 1e9 numbers gathered in stage 3, and a pipeline stage's outputs until their gradient comes."""
     year: float = 2026.0
     """Of its release."""
     native_attention: bool = True

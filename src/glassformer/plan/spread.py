@@ -1,13 +1,12 @@
-"""How far off a forecast of time may be: the middle 80 %, from what the time model missed on groups left out of its fit.
+"""How far off a forecast of time may be: the middle 80 %, from what the model missed on groups left out of its fit.
 
-    half width of log time = shipped half width + FARTHER x max(0, distance - NEAR)
+    half width of log time = left x (shipped half width + FARTHER x max(0, distance - NEAR))
 
-The distance of a job is to the nearest measured row, in features: a factor of ten in active parameters or accelerators
-is 1, in tokens of a row 1.5, another accelerator 0.5, experts, another precision or an encoder-decoder 1. Within NEAR the
-measured misses do not grow with it; farther there are few rows, and the width grows by what those miss more.
+The distance is to the nearest measured row (`own.apart`). Within NEAR the measured misses do not grow with it; farther
+there are few rows, and the width grows by what those miss more. `left` is the share of the uncertainty that rows of
+one's own leave (`own.carried`).
 
-The half widths (of all rows, and of those calibrated with three rows of their group) and the features of the measured
-rows are in data/rates.json, which `calibration` makes.
+The half width and the places of the measured rows are in data/rates.json, which `calibration` makes.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from glassformer.plan.layout import Job
+from glassformer.plan.own import OTHER_ACCELERATOR, carried, features
 from glassformer.plan.rates import RATES, Rates
 
 NEAR = 0.75
 FARTHER = 0.07
-ENOUGH = 3
-"""Own rows with which the calibrated width holds."""
+LEAST = 0.7
+"""Of the uncertainty, that stays however many rows of one's own there are: other days, other versions."""
 
 
 def interval(job: Job, rates: Rates = RATES) -> tuple[float, float]:
@@ -39,32 +38,17 @@ def interval(job: Job, rates: Rates = RATES) -> tuple[float, float]:
 
 def half_width(job: Job, rates: Rates = RATES) -> float:
     """Of the middle 80 % of log time."""
-    found = _evidence()
-    known = min(rates.own_rows / ENOUGH, 1.0)
-    base = found["half width"] * (1.0 - known) + found["half width calibrated"] * known
-    far = max(0.0, distance(job) - NEAR) * (1.0 if rates.own_rows < ENOUGH else 0.5)
-    return float(base + FARTHER * far)
+    left = max(LEAST, float(carried(job, rates.own)[1]))
+    return left * (float(_evidence()["half width"]) + FARTHER * max(0.0, distance(job) - NEAR))
 
 
 def distance(job: Job) -> float:
     """To the nearest measured row."""
-    here, name = features(job)
+    here = np.array([float(np.mean(one)) for one in features(job)])
     found = _evidence()
     there, names = np.array(found["features"]), np.array(found["accelerators"])
-    apart = np.sqrt(np.sum((there - here) ** 2, axis=1)) + 0.5 * (names != name)
-    return float(np.min(apart))
-
-
-def features(job: Job) -> tuple[NDArray[np.float64], str]:
-    """Where a job lies among others, and its accelerator."""
-    a = job.architecture
-    ranks = float(np.mean(job.layout.accelerators))
-    numbers = [
-        math.log10(max(1, a.active_parameters)), math.log10(max(1.0, ranks)), 1.5 * math.log10(max(1, job.length)),
-        float(a.experts > 0), {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0), float(a.encoder_layers > 0),
-        0.5 * float(job.trained is not None),
-    ]  # fmt: skip
-    return np.array(numbers), job.accelerator.name
+    gaps = np.sqrt(np.sum((there - here) ** 2, axis=1)) + OTHER_ACCELERATOR * (names != job.accelerator.name)
+    return float(np.min(gaps))
 
 
 @cache

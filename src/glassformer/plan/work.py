@@ -3,13 +3,13 @@ the hardware can do. `steptime` divides by the shares that are reached; here is 
 
 Every number is for one micro-batch on one pipeline stage, forward and backward, unless said. T tokens are b s / c.
 
-    products      2 m n k, three times a matrix (forward, both gradients), at the achievable peak, with the wave
-                  quantisation of `shapes`; twice where weights are frozen; once more where layers are recomputed
+    products      2 m n k, three times a matrix (forward, both gradients), at the achievable peak; twice where weights
+                  are frozen; once more where layers are computed again; and what `shapes` leaves of the peak
     pattern       q k^T and pattern v: forward once, backward 2.5 times with a fused kernel (2205.14135), else 2
     scores        exponentials and scaling of the pattern, on the vector units
     elements      bytes of norms, residuals, activations, rotary, and of patterns that are not fused
     casts         bytes that turning 16-bit numbers into 8-bit ones moves
-    messages      bytes on the wire (`collectives`), over the links that they use
+    messages      `messages`
 """
 
 from __future__ import annotations
@@ -18,27 +18,38 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from glassformer.plan.architecture import Architecture, Product
-from glassformer.plan.collectives import (
-    LATENCY,
-    all_gather_bytes,
-    all_reduce_bytes,
-    exchange_seconds,
-    ring_bandwidth,
-)
+from glassformer.plan.architecture import Product
 from glassformer.plan.flops import forward
-from glassformer.plan.layout import Job, Number, Recompute
+from glassformer.plan.layout import Job, Number
+from glassformer.plan.messages import Messages, messages, parameters_held
 from glassformer.plan.shapes import misaligned, quantised
+from glassformer.plan.share import Array, Share, share_of
 
 LOGIT_BYTES = 24.0
 """Moved for each logit: written, read for the loss in 32 bits, its gradient written and read twice."""
 UNFUSED_BYTES = 15.0
 """Moved forward for each score of a pattern that is written to memory: scores, softmax, dropout, each read again."""
-
 HOST_BANDWIDTH = 25e9
 """Bytes a second of the host's memory for each accelerator: eight share about 400 GB/s, half of it reached."""
-RING_HOP = 3e-6
-"""Seconds a rank adds to a gather or scatter, which goes around the whole ring."""
+UNMEASURED = 0.8
+"""Achievable share of a peak that nobody measured: what H100 reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Matrix products outside the head."""
+
+    seconds: Number
+    """With the quantisation of waves and tiles."""
+    whole: Number
+    """Without it."""
+    shallow: Number
+    """`whole` over a thousandth of the length of the sums: what filling and emptying a tile costs."""
+    misaligned: Number
+    """`whole`, weighed with how far sizes are from what tensor cores load at once."""
+    bytes: Number
+    """Seconds of reading the factors and writing the results."""
+    casts: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,151 +60,109 @@ class Work:
     """M."""
     fill: Number
     """Micro-batches' worth of waiting in the pipeline: (p - 1) / v."""
-    products: Number
-    whole: Number
-    """Products' seconds without the quantisation of waves and tiles."""
+    products: Products
     low: Number
     """1 where products are computed in 8 bits, 2 in 4, else 0."""
-    product_bytes: Number
-    shallow: Number
-    """Products' seconds over a thousandth of the length of their sums: what filling and emptying a tile costs."""
-    misaligned: Number
-    """Products' seconds, weighed with how far sizes are from what tensor cores load at once."""
     pattern: Number
     pattern_misaligned: Number
     """Pattern's seconds where it is not fused and 8 does not divide a head's width: no tensor core takes it."""
     scores: Number
     elements: Number
-    casts: Number
     accumulated: Number
-    """Bytes of gradients added to those of the micro-batches before."""
+    """Gradients added to those of the micro-batches before."""
     kernels: Number
-    """Layer passes that are launched: of one micro-batch, one for each layer forward, two backward."""
+    """Passes of layers that the host launches."""
+    expert_layers: Number
+    """Those with experts."""
+    local_experts: Number
+    """The same, times the experts that a rank holds in each."""
+    expert_bytes: Number
+    """Sorting tokens to experts and back."""
     again: Number
-    """Share of the above that is recomputation."""
+    """Share of all these that is recomputation."""
     head: Number
     head_bytes: Number
     head_waits: Number
-    """Share of the head's time that other stages wait for."""
-    tensor: Number
-    tensor_latency: Number
-    context: Number
-    expert: Number
-    expert_bytes: Number
-    """Sorting tokens to experts and back."""
-    expert_layers: Number
-    """Passes of layers with experts that are launched."""
-    local_experts: Number
-    """The same, times the experts that a rank holds in each."""
-    pipeline: Number
-    gather: Number
-    """Weights gathered for each micro-batch and gradients scattered (ZeRO-3)."""
-    reduce: Number
-    """Gradients and weights exchanged once a step."""
+    """1 where other stages wait for the head."""
+    messages: Messages
     optimizer: Number
     """Once a step."""
     accelerators: Number
-    imbalance: Number
-    """Layers of the busiest stage over the mean."""
     year: Number
-    """Of the software."""
+    """Of the software; and of it, 1 or 0:"""
     ported: Number
-    """1 where attention runs kernels of the generation before."""
+    """Attention runs kernels of the generation before."""
     biased: Number
-    """1 where attention adds a bias to its scores."""
+    """Attention adds a bias to its scores."""
     ring: Number
     """c - 1 where attention goes around context ranks step by step."""
     single: Number
-    """1 where norms, activations and residuals are not fused."""
+    """Norms, activations and residuals are not fused."""
     tensor_overlap: Number
-    watts: Number
-    """Of power for each TFLOP/s of the 16-bit peak: what little there is makes the clock fall."""
     deepspeed: Number
-
-    def each(self) -> dict[str, Number]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    """In its pipeline."""
+    hides: Number
+    """The exchanges of replicas run under the computation."""
+    watts: Number
+    """Of power for each TFLOP/s of the 16-bit peak: where it is little the clock falls."""
 
 
 def work(job: Job) -> Work:
     """Of one job, or of all its layouts at once."""
-    a, x, lay = job.architecture, job.accelerator, job.layout
-    t, p, c = (np.asarray(n, float) for n in (lay.tensor, lay.pipeline, lay.context))
-    v = np.asarray(lay.interleave, float)
-    n_dp, ep, b = (np.asarray(n, float) for n in (lay.data, lay.expert, lay.micro_batch))
-    layers = float(a.all_layers if a.kind != "network" else len(a.widths) - 1)
-    parts = p * v
-    held = np.ceil(layers / parts) * v
-    # where layers do not divide, the embedding and the head are given a layer's place each
-    uneven = np.mod(layers, parts) > 0
-    held = np.where(uneven, (layers + 2) / p, held)
-    share = held / layers
-    micro = np.maximum(job.micro_batches, 1e-9)
-    tokens = b * job.length / c
-    read = b * (job.read_length or job.length) / c
-    memory = x.bandwidth
+    a, x, software = job.architecture, job.accelerator, job.software
+    s = share_of(job)
     sixteen = _achievable(job, _sixteen(job))
-    own = _achievable(job, job.precision.peak)
-    mode, operations = np.asarray(lay.recompute), job.software.selective == "operations"
-    again = np.where(mode == Recompute.FULL, 1.0, 0.5 * (mode == Recompute.SELECTIVE) * operations)
-    frozen = job.trained is not None
-    passes = (2.0 if frozen else 3.0) + again
-
-    products, whole, shallow, product_bytes, odd, fed = (0.0 for _ in range(6))
-    casts: Number = 0.0
-    for one in a.products():
-        if one.part == "head":
-            continue
-        many = read if one.tokens == "read" else tokens
-        m, n, k, copies = _sides(one, a, many, t, ep)
-        seconds = copies * 2.0 * m * n * k / own
-        whole = whole + seconds
-        products = products + seconds / quantised(m, n, x.name)
-        sums = (1.0 / k + 1.0 / n + 1.0 / m) / 3.0  # forward, and the gradients of inputs and weights
-        shallow = shallow + seconds * 1000.0 * sums
-        odd = odd + seconds * misaligned(n, k)
-        product_bytes = product_bytes + copies * (m * k + m * n + n * k) * job.precision.activation
-        fed = fed + many * one.used * (one.inputs + one.outputs) / t
-    if job.precision.peak in ("fp8", "fp4"):
-        casts = fed * 4.0 * passes / 3.0
-    pattern, scores, unfused, head_width = _pattern(job, tokens, t)
-    fused = job.fused_attention
-    pattern_passes = (3.5 if fused else 3.0) + again
-    selective = np.where(mode == Recompute.SELECTIVE, 0.0 if fused or operations else 1.0, 0.0)
-    pattern_passes = pattern_passes + selective
-    pattern = pattern / sixteen * pattern_passes
-    elements = _elements(job, tokens, read, t) * (3.0 + again) + unfused * pattern_passes
-
-    head = 2.0 * a.width * a.vocab * tokens / t if a.kind != "network" else 0.0 * tokens
-    logits = tokens * a.vocab / t if a.kind != "network" else 0.0 * tokens
-    held_parameters = _held(a, t, p, ep)
-    dense, of_experts = held_parameters
-    each = 2.0 * job.precision.gradient + (6.0 if job.software.engine == "deepspeed" else 0.0)
-    added = np.where(micro > 1.0, each * (dense + of_experts), 0.0) * (not frozen)
-    expert_layers = float(a.expert_layers)
-
-    sent = _messages(job, tokens, t, p, c, v, ep, n_dp, held, again, held_parameters)
+    passes = 3.5 if job.fused_attention else 3.0 + s.selective
+    pattern, scores = _pattern(job, s)
+    pattern_passes = passes + s.again
+    unfused = 0.0 if job.fused_attention else UNFUSED_BYTES * scores * pattern_passes
+    elements = _elements(job, s) * (3.0 + s.again) + unfused
+    launched = s.held * (3.0 + s.again) * (not software.graphs)
+    with_experts = launched * a.expert_layers / s.layers
+    dense, experts = parameters_held(a, s)
+    each = 2.0 * job.precision.gradient + (6.0 if software.engine == "deepspeed" else 0.0)
+    added = np.where(s.micro_batches > 1.0, each * (dense + experts), 0.0) * (not s.frozen)
+    odd_heads = not job.fused_attention and a.head_width % 8 > 0
+    routed = s.tokens * a.active * a.width / s.tensor * a.expert_layers * s.part
+    head, head_bytes = _head(job, s)
     return Work(
-        micro_batches=micro, fill=(p - 1) / v, products=products * passes * share, whole=whole * passes * share,
-        shallow=shallow * passes * share,
-        low=0.0 * micro + {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
-        product_bytes=product_bytes * passes * share / memory, misaligned=odd * passes * share,
-        pattern=pattern * share, pattern_misaligned=0.0 * micro if fused else pattern * share * float(head_width % 8 > 0),
-        scores=scores * pattern_passes * share / (x.peaks.get("fp32", x.peak(_sixteen(job)) / 16)),
-        elements=elements * share / memory, casts=casts * share / memory, accumulated=added / memory, kernels=held * (3.0 + again) * (not job.software.graphs),
-        again=again / (3.0 + again),
-        head=head * (2.0 if frozen else 3.0) / sixteen / quantised(tokens, max(1, a.vocab) / t, x.name),
-        head_bytes=logits * LOGIT_BYTES / memory, head_waits=np.where(uneven, 0.0, 1.0),
-        optimizer=_optimizer_bytes(job, held_parameters, n_dp * c) / memory,
-        accelerators=n_dp * t * p * c, imbalance=held * p / layers,
-        expert_bytes=12.0 * job.precision.activation * tokens * a.active * a.width / t * expert_layers * share / memory,
-        expert_layers=expert_layers / layers * held * (3.0 + again) * (not job.software.graphs),
-        local_experts=expert_layers / layers * held * (3.0 + again) * a.experts / ep
-        * (not job.software.graphs) * (not job.software.fixed_capacity),
-        year=job.software.year, ported=float(not job.software.native_attention),
-        ring=(c - 1.0) * (job.software.engine == "torch"), biased=float(job.software.biased_attention), single=float(not job.software.fused_kernels), tensor_overlap=float(job.software.tensor_overlap),
-        watts=(x.power or 7e-13 * x.peak(_sixteen(job))) / x.peak(_sixteen(job)) * 1e12,
-        deepspeed=(p > 1.0) * (job.software.engine == "deepspeed"), **sent,
+        micro_batches=s.micro_batches, fill=(s.pipeline - 1) / s.interleave, products=_products(job, s),
+        low={"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0),
+        pattern=pattern / sixteen * pattern_passes * s.part,
+        pattern_misaligned=pattern / sixteen * pattern_passes * s.part * odd_heads,
+        scores=scores * pattern_passes * s.part / x.peaks.get("fp32", x.peak(_sixteen(job)) / 16),
+        elements=elements * s.part / x.bandwidth, accumulated=added / x.bandwidth,
+        kernels=launched, expert_layers=with_experts,
+        local_experts=with_experts * a.experts / s.expert * (not software.fixed_capacity),
+        expert_bytes=12.0 * job.precision.activation * routed / x.bandwidth,
+        again=s.again / (3.0 + s.again), head=head,
+        head_bytes=head_bytes / x.bandwidth, head_waits=np.where(s.uneven, 0.0, 1.0),
+        messages=messages(job, s), optimizer=_optimizer_bytes(job, s) / x.bandwidth, accelerators=s.accelerators,
+        year=software.year, ported=float(not software.native_attention), biased=float(software.biased_attention),
+        ring=(s.context - 1.0) * (software.engine == "torch"), single=float(not software.fused_kernels),
+        tensor_overlap=float(software.tensor_overlap),
+        deepspeed=(s.pipeline > 1.0) * (software.engine == "deepspeed"),
+        hides=float(software.engine != "jax" or software.year >= 2024.0), watts=_watts(job),
     )  # fmt: skip
+
+
+def stack(jobs: list[Job]) -> Work:
+    """The work of many jobs, each of one layout, as one with arrays."""
+    each = [work(job) for job in jobs]
+    inner = {"products": Products, "messages": Messages}
+
+    def column(things: list[Work] | list[Products] | list[Messages], name: str) -> Array:
+        return np.array([float(getattr(thing, name)) for thing in things])
+
+    whole: dict[str, object] = {}
+    for field in fields(Work):
+        if field.name in inner:
+            parts = [getattr(one, field.name) for one in each]
+            kind = inner[field.name]
+            whole[field.name] = kind(**{one.name: column(parts, one.name) for one in fields(kind)})
+        else:
+            whole[field.name] = column(each, field.name)
+    return Work(**whole)  # type: ignore[arg-type]
 
 
 def _sixteen(job: Job) -> str:
@@ -205,131 +174,106 @@ def _sixteen(job: Job) -> str:
 def _achievable(job: Job, name: str) -> float:
     """FLOP/s that the best products reach."""
     x = job.accelerator
-    share = x.achievable.get(name) or x.achievable.get("bf16") or 0.8
-    return x.peak(name) * share
+    return x.peak(name) * (x.achievable.get(name) or x.achievable.get("bf16") or UNMEASURED)
 
 
-def _sides(
-    one: Product, a: Architecture, tokens: Number, t: Number, ep: Number
-) -> tuple[Number, Number, Number, Number]:
+def _watts(job: Job) -> float:
+    teraflops = job.accelerator.peak(_sixteen(job)) / 1e12
+    return job.accelerator.power / teraflops if job.accelerator.power else 0.7  # as H100, where nobody says
+
+
+def _products(job: Job, s: Share) -> Products:
+    """Every matrix that is multiplied by, but the head."""
+    a, x = job.architecture, job.accelerator
+    peak = _achievable(job, job.precision.peak)
+    seconds, whole, shallow, odd, moved, fed = (np.zeros(()) for _ in range(6))
+    for one in a.products():
+        if one.part == "head":
+            continue
+        many = s.read if one.tokens == "read" else s.tokens
+        m, n, k, copies = _sides(one, job, s, many)
+        full = copies * 2.0 * m * n * k / peak
+        whole = whole + full
+        seconds = seconds + full / quantised(m, n, x.name)
+        # sums are k long forward, n and m long in the gradients of inputs and of weights
+        shallow = shallow + full * 1000.0 * (1.0 / k + 1.0 / n + 1.0 / m) / 3.0
+        odd = odd + full * misaligned(n, k)
+        moved = moved + copies * (m * k + m * n + n * k) * job.precision.activation
+        fed = fed + many * one.used * (one.inputs + one.outputs) / s.tensor
+    times = s.passes * s.part
+    casts = fed * 4.0 / 3.0 if job.precision.peak in ("fp8", "fp4") else np.zeros(())
+    return Products(
+        seconds * times, whole * times, shallow * times, odd * times, moved * times / x.bandwidth,
+        casts * times / x.bandwidth,
+    )  # fmt: skip
+
+
+def _sides(one: Product, job: Job, s: Share, tokens: Array) -> tuple[Array, Array, Array, Array]:
     """m, n, k of one product on one rank, and how many like it the rank computes."""
+    a = job.architecture
+    outputs, inputs = np.asarray(float(one.outputs)), np.asarray(float(one.inputs))
     if one.part == "experts":
-        m = np.maximum(1.0, tokens / t * a.active * ep / a.experts)
-        return m, float(one.outputs), float(one.inputs), one.held / ep
-    narrow = one.name.endswith((".out", ".down"))
-    n, k = (one.outputs, one.inputs / t) if narrow else (one.outputs / t, one.inputs)
-    return 1.0 * tokens, 1.0 * n, 1.0 * k, 1.0 * one.used
+        m = np.maximum(1.0, tokens / s.tensor * a.active * s.expert / a.experts)
+        return m, outputs, inputs, one.held / s.expert
+    if one.name.endswith((".out", ".down")):
+        return tokens, outputs, inputs / s.tensor, np.asarray(float(one.used))
+    return tokens, outputs / s.tensor, inputs, np.asarray(float(one.used))
 
 
-def _pattern(job: Job, tokens: Number, t: Number) -> tuple[Number, Number, Number, float]:
-    """FLOPs and scores of one forward pass, bytes where it is not fused, and the width of a head."""
+def _pattern(job: Job, s: Share) -> tuple[Array, Array]:
+    """FLOPs and scores of one forward pass over all layers; a kernel that is not fused computes what the mask hides."""
     a = job.architecture
     if a.kind == "network":
-        return 0.0 * tokens, 0.0 * tokens, 0.0 * tokens, 64.0
+        return np.zeros(()), np.zeros(())
     half = job.causal_half and job.fused_attention
-    one = forward(a, job.length, read_length=job.read_length, convention="causal" if half else "full").pattern
+    convention = "causal" if half else "full"
+    flops = forward(a, job.length, read_length=job.read_length, convention=convention).pattern  # type: ignore[arg-type]
     value = a.latent.value_width if a.latent else a.head_width
-    scores = one / (2.0 * (a.head_width + value))
-    unfused = 0.0 if job.fused_attention else UNFUSED_BYTES * scores
-    return one * tokens / t, scores * tokens / t, unfused * tokens / t, float(a.head_width)
+    scores = flops / (2.0 * (a.head_width + value))
+    return flops * s.tokens / s.tensor, scores * s.tokens / s.tensor
 
 
-def _elements(job: Job, tokens: Number, read: Number, t: Number) -> Number:
-    """Bytes of one forward pass outside products and patterns."""
+def _head(job: Job, s: Share) -> tuple[Array, Array]:
+    """Seconds of its products, and bytes of the logits."""
+    a = job.architecture
+    if a.kind == "network" or not a.vocab:
+        return np.zeros(()), np.zeros(())
+    logits = s.tokens * a.vocab / s.tensor
+    seconds = 2.0 * a.width * logits / _achievable(job, _sixteen(job))
+    reached = quantised(s.tokens, a.vocab / s.tensor, job.accelerator.name)
+    return (2.0 if s.frozen else 3.0) * seconds / reached, logits * LOGIT_BYTES
+
+
+def _elements(job: Job, s: Share) -> Array:
+    """Bytes of one forward pass over all layers, outside products and patterns.
+
+    Of each token and layer: two norms read and written, two residuals added (9 d), q and k turned, and the activation
+    of the feed-forward layer.
+    """
     a = job.architecture
     if a.kind == "network":
-        return tokens * sum(a.widths) * 2.0 * job.precision.activation
-    divided = np.where(np.asarray(job.layout.sequence_parallel) > 0, t, 1.0)
-    block = 9.0 * a.width / divided + 2.0 * (a.q_width + a.kv_width) / t
+        return s.tokens * sum(a.widths) * 2.0 * job.precision.activation
+    divided = np.where(np.asarray(job.layout.sequence_parallel) > 0, s.tensor, 1.0)
+    block = 9.0 * a.width / divided + 2.0 * (a.q_width + a.kv_width) / s.tensor
     cross = 5.0 * a.width / divided if a.encoder_layers else 0.0
     dense = a.ff_matrices * a.ff_width
     sparse = a.ff_matrices * a.expert_width * (a.active + a.shared_experts)
     hidden = dense * (a.layers - a.expert_layers) + sparse * a.expert_layers
-    written = tokens * (a.layers * (block + cross) + hidden / t)
-    reads = read * a.encoder_layers * (block + dense / t)
-    return (written + reads) * job.precision.activation
+    written = s.tokens * (a.layers * (block + cross) + hidden / s.tensor)
+    reads = s.read * a.encoder_layers * (block + dense / s.tensor)
+    return np.asarray((written + reads) * job.precision.activation)
 
 
-def _held(a: Architecture, t: Number, p: Number, ep: Number) -> tuple[Number, Number]:
-    """Parameters of the busiest rank outside experts, and in them."""
-    counted = a.parameters
-    ends = (counted.embedding + counted.head) / t
-    inner = (counted.total - counted.experts - counted.embedding - counted.head) / (t * p)
-    last = np.where(np.asarray(p) > 1, max(counted.embedding, counted.head) / t, ends)
-    return inner + last, counted.experts / (p * ep)
-
-
-def _optimizer_bytes(job: Job, held: tuple[Number, Number], ranks: Number) -> Number:
+def _optimizer_bytes(job: Job, s: Share) -> Array:
     """Read and written by one update: gradient, master and moments, and the weights that follow.
 
     Where it happens in the host's memory, its bytes count as often as that is slower than the accelerator's.
     """
     if job.trained is not None:
-        return 32.0 * job.trained / (np.asarray(job.layout.tensor) * job.layout.pipeline)
-    each = (
-        2 * (job.precision.gradient + job.precision.master + 2 * job.precision.moment) + job.precision.weight
-    )
-    dense, experts = held
-    divided = np.where(np.asarray(job.layout.sharding) >= 1, ranks, 1.0)
-    expert_ranks = np.maximum(1.0, divided / np.asarray(job.layout.expert, float))
+        return 32.0 * job.trained / (s.tensor * s.pipeline)
+    p = job.precision
+    each = 2 * (p.gradient + p.master + 2 * p.moment) + p.weight
+    dense, experts = parameters_held(job.architecture, s)
+    divided = np.where(np.asarray(job.layout.sharding) >= 1, s.data * s.context, 1.0)
     slower = job.accelerator.bandwidth / HOST_BANDWIDTH if job.software.offload_optimizer else 1.0
-    return each * slower * (dense / divided + experts / expert_ranks)
-
-
-def _messages(
-    job: Job,
-    tokens: Number,
-    t: Number,
-    p: Number,
-    c: Number,
-    v: Number,
-    ep: Number,
-    n_dp: Number,
-    held: Number,
-    again: Number,
-    parameters: tuple[Number, Number],
-) -> dict[str, Number]:
-    """Seconds of each kind of communication (reference: plan.md 3.4 for the volumes)."""
-    a, x, lay = job.architecture, job.accelerator, job.layout
-    wide = job.precision.activation
-    # an encoder-decoder's layers see both rows, and its decoder sums once more for the cross-attention
-    read = tokens * ((job.read_length or job.length) / job.length)
-    stream = (a.encoder_layers * read + a.layers * tokens * (1.5 if a.encoder_layers else 1.0)) / max(
-        1, a.all_layers
-    )
-    whole = wide * stream * a.width
-    frozen = job.trained is not None
-    reduces = held * (4.0 + 2.0 * again)
-    kv = 2.0 * wide * tokens * (a.kv_width if not a.latent else a.q_width)
-    routed = exchange_seconds(x, wide * tokens / t * a.width, a.active, ep)
-    expert_layers = held * a.expert_layers / max(1, a.all_layers)
-    ranks = n_dp * c
-    sharding = np.asarray(lay.sharding)
-    total = n_dp * t * p * c
-    ring = ring_bandwidth(x, ranks, t, total)
-    dense, experts = parameters
-    expert_ring = ring_bandwidth(x, np.maximum(1, ranks / ep), t * ep, total)
-    moved = 4.0 if frozen else job.precision.gradient + job.precision.weight
-    update = moved * all_gather_bytes(dense, ranks) / ring
-    update = update + moved * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
-    if frozen:
-        update = update * min(1.0, (job.trained or 0) / a.parameters.total)
-    gathers = (4.0 if not frozen else 4.0) + (0.0 if frozen else min(4.0, job.precision.gradient))
-    weights = gathers * all_gather_bytes(dense, ranks) / ring
-    weights = weights + gathers * all_gather_bytes(experts, np.maximum(1, ranks / ep)) / expert_ring
-    if job.software.engine == "deepspeed" and job.software.year < 2022.5:
-        # its first stage 3 drove one link at a time: 21 of 25 GB/s (2104.04473, table 2: 1536 and 2240 A100)
-        weights = weights * np.maximum(1.0, ring / x.scale_out)
-    weights = weights + held * 3.0 * RING_HOP * (ranks - 1)
-    inner = t * c * n_dp
-    boundary = np.where((inner < x.domain) | (total <= x.domain), x.scale_up, x.scale_out or x.scale_up)
-    return {
-        "tensor": reduces * all_reduce_bytes(whole, t) / ring_bandwidth(x, t, 1, total),
-        "tensor_latency": np.where(t > 1, reduces * LATENCY, 0.0),
-        "context": held * (3.0 + again) * kv / t * (c - 1.0) / ring_bandwidth(x, c, t, total),
-        "expert": expert_layers * (4.0 + 2.0 * again) * routed,
-        "pipeline": np.where(p > 1, 2.0 * v * whole / t / boundary, 0.0),
-        # in a pipeline a stage's weights stay gathered over the micro-batches of a step (2407.21783, 3.3.2)
-        "gather": np.where((sharding >= 3) & (p == 1), weights, 0.0),
-        "reduce": np.where((sharding >= 3) & (p == 1), 0.0, update),
-    }  # fmt: skip
+    return each * slower * (dense / divided + experts / np.maximum(1.0, divided / s.expert))
