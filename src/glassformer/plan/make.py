@@ -70,9 +70,9 @@ def plan(
         seconds, spend = spend.value, None
     want = None if what is None else _resized(asked(what, overrides), tokens, length, batch, precision)
     machine, profile = _machine(hardware, want)
-    rates, calibrated = _rates(calibrate)
+    rates = _rates(calibrate)
     setting = Setting(
-        machine, profile, rates, calibrated, read_law(law or DEFAULT), precision, layout,
+        machine, profile, rates, read_law(law or DEFAULT), precision, layout,
         None if price is None else given.dollars(price, "price"), grid_carbon,
         None if batch is None else given.whole(batch, "batch"), None if length is None else given.whole(length,
         "length"),
@@ -118,9 +118,10 @@ def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Ac
     return accelerator(hardware or USUAL_HARDWARE), None
 
 
-def _rates(calibrate: str | Path | None) -> tuple[Rates, bool]:
+def _rates(calibrate: str | Path | None) -> Rates:
+    """Those that ship, with the misses of one's own measured rows where there are any."""
     if calibrate is None:
-        return RATES, False
+        return RATES
     from glassformer.plan.calibration import calibrate as fit
     from glassformer.plan.rows import measured_rows
 
@@ -129,7 +130,7 @@ def _rates(calibrate: str | Path | None) -> tuple[Rates, bool]:
         raise UsageError(
             f"There is no file {path}.", expected="A table of measured steps, as data/measured_steps.csv."
         )
-    return fit(measured_rows(path)), True
+    return fit(measured_rows(path))
 
 
 def _resized(

@@ -26,12 +26,6 @@ from glassformer.plan.steptime import StepTime
 
 NODE = 8
 """Accelerators that fail together, where nobody says."""
-STEP_ERROR = 0.15
-"""sigma of ln of a step's time, on rows that the rates were not fitted to."""
-STEP_ERROR_CALIBRATED = 0.08
-"""The same, with a few measured rows of one's own."""
-UNKNOWN_STEP_ERROR = 1.0
-"""Where no step like it was measured: a plain network on a processor."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +38,16 @@ class Numbers:
 
 
 def numbers(
-    want: Asked, job: Job, step: StepTime, held: Memory, *, own_machine: bool = False, step_error: float = STEP_ERROR,
-    timed: bool = False,
-    price: float | None = None, carbon: float | None = None,
+    want: Asked, job: Job, step: StepTime, held: Memory, *, step_error: float, own_machine: bool = False,
+    timed: bool = False, own_rows: int = 0, price: float | None = None, carbon: float | None = None,
 ) -> Numbers:  # fmt: skip
-    """Every number of a run of `job` over `want.tokens`. `timed`: the step is made of what was measured on this
-    machine."""
+    """Every number of a run of `job` over `want.tokens`.
+
+    `step_error`: sigma of ln of the step's time. `timed`: it is made of what was measured on this machine. `own_rows`:
+    measured steps of one's own that the rates carry over.
+    """
     found = {one.name: one for one in _counted(want, job)}
-    found |= {one.name: one for one in _measured(want, job, step, held, found, step_error, timed)}
+    found |= {one.name: one for one in _measured(want, job, step, held, found, step_error, timed, own_rows)}
     course, stalls, rows = _course(job, found, own_machine)
     found |= {one.name: one for one in course}
     found |= {one.name: one for one in _spent(job, found, own_machine, price, carbon)}
@@ -105,6 +101,7 @@ def _measured(
     found: dict[str, Quantity],
     step_error: float,
     timed: bool,
+    own_rows: int,
 ) -> Iterator[Quantity]:
     """Memory and a step's time, whose errors were measured."""
     x, n = job.accelerator, int(job.layout.accelerators)
@@ -130,7 +127,7 @@ def _measured(
         "step_seconds", float(step.total), step_error, "s", inputs=tuple(spent) if timed else (*spent, peak, best),
         formula="micro-batches x (products + attention + elements + loss) + update" if timed else
         "M stages + bubble + head + exposed communication + optimiser + stalls; "
-        + ("calibrated on your own rows" if step_error < STEP_ERROR else "rates fitted to published steps"),
+        + (f"calibrated on {own_rows} rows of your own" if own_rows else "rates fitted to published steps"),
     )  # fmt: skip
     yield seconds
     accelerators = Quantity("accelerators", n, unit="accelerators", source="given" if n > 1 else "one")

@@ -14,17 +14,24 @@ from glassformer.plan.asked import Asked, pick_precision, with_batch, with_token
 from glassformer.plan.chosen import Chosen, DoesNotFit, as_given, chosen, given_layout, ladder
 from glassformer.plan.doubts import NOTES, doubts, nearest, over
 from glassformer.plan.hardware import Accelerator
+from glassformer.plan.intervals import Z
 from glassformer.plan.layout import Job, Layout
 from glassformer.plan.machine import Profile
 from glassformer.plan.memory import memory
-from glassformer.plan.numbers import STEP_ERROR, STEP_ERROR_CALIBRATED, UNKNOWN_STEP_ERROR, numbers
+from glassformer.plan.numbers import numbers
 from glassformer.plan.plan import Plan
 from glassformer.plan.precision import Precision, precision
 from glassformer.plan.quantity import Quantity
 from glassformer.plan.rates import Rates
 from glassformer.plan.software import GLASSFORMER, Software
+from glassformer.plan.spread import half_width
 from glassformer.plan.steptime import StepTime, step_time
 from glassformer.plan.words import one_value
+
+PROFILED_STEP_ERROR = 0.1
+"""sigma of ln of a step's time, where it is made of operations that were measured on this machine."""
+UNKNOWN_STEP_ERROR = 1.0
+"""The same where no step like it was measured: a plain network on a processor."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,6 @@ class Setting:
     profile: Profile | None
     """Of this machine, where the run is to be on it."""
     rates: Rates
-    calibrated: bool
     law: LossLaw
     precision: str | None
     layout: str | None
@@ -66,6 +72,7 @@ def planned(
     job = found.job
     step, held = _step(setting, job), memory(job)
     made = numbers(want, job, step, held, own_machine=setting.own, step_error=_step_error(setting, job),
+                   own_rows=len(setting.rates.own),
                    timed=setting.timed is not None and job.architecture.kind != "network", price=setting.price,
                    carbon=setting.carbon)  # fmt: skip
     title = f"{want.name} on {_on(setting, count)}"
@@ -152,9 +159,10 @@ def _step(setting: Setting, job: Job) -> StepTime:
 
 
 def _step_error(setting: Setting, job: Job) -> float:
-    if setting.timed is not None and job.architecture.kind == "network":
-        return UNKNOWN_STEP_ERROR
-    return STEP_ERROR_CALIBRATED if setting.calibrated else STEP_ERROR
+    """sigma of ln of a step's time."""
+    if setting.timed is None:
+        return half_width(job, setting.rates) / Z
+    return UNKNOWN_STEP_ERROR if job.architecture.kind == "network" else PROFILED_STEP_ERROR
 
 
 def _fits(job: Job, count: int) -> bool:
