@@ -37,6 +37,17 @@ def test_a_hundred_thousand_accelerators_are_beyond_the_closed_form():
     assert one.ends.within("days").high > 45
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "parameters", "days"), [(10**7, 1e13, 3e3), (10**9, 1e15, 1e9), (1, 100, 1e-7)]
+)
+def test_sizes_beyond_all_reason_still_give_numbers(accelerators, parameters, days):
+    one = of(accelerators, parameters, days)
+    for name in ("days", "interruptions", "goodput"):
+        between = one.ends.within(name)
+        assert 0 <= between.low <= between.value <= between.high < float("inf")
+    assert one.course.expected() >= one.course.work
+
+
 def test_what_the_user_states_is_used():
     one = of(512, 7e9, 10, saving=Saving(33, 5), interval=1234.0, evaluation=0.0)
     assert (one.course.saving, one.course.interval, one.course.evaluation) == (Saving(33, 5), 1234.0, 0.0)

@@ -34,6 +34,8 @@ SNAPSHOT_BYTES_PER_SECOND = 10e9
 """From an accelerator to its host. An assumption: half of what PCIe 4.0 x16 carries at best."""
 SNAPSHOT_SECONDS = 1.0
 """All ranks wait for each other. An assumption."""
+_HOPELESS = 300.0
+"""Failures in the time of one segment or restart, above which e^x overflows and more would change nothing."""
 FIRST_ORDER_HOLDS = 0.2
 """Share lost, above which the first order is no longer used."""
 
@@ -88,7 +90,10 @@ def lost_share(interval: Number, saving: Saving, mtbf: Number, restart: Number) 
 def goodput(interval: Number, saving: Saving, mtbf: Number, restart: Number) -> Number:
     """Share of time that ends up as training, exactly, where failures come as a Poisson process."""
     m = np.asarray(mtbf, dtype=float)
-    spent = np.exp((restart + saving.write) / m) * m * np.expm1((interval + saving.stall) / m)
+    back, segment = (
+        np.minimum(one / m, _HOPELESS) for one in (restart + saving.write, interval + saving.stall)
+    )
+    spent = np.exp(back) * m * np.expm1(segment)
     share: Number = (interval / spent)[()]
     return share
 

@@ -28,6 +28,8 @@ from glassformer.plan.goodput import Saving, goodput
 Array = NDArray[np.float64]
 
 DRAWS = 400
+MOST_FAILURES = 1e15
+"""More are not drawn: such a run never ends."""
 LONGEST = 20.0
 """Times its work that a run is played for at most."""
 
@@ -136,8 +138,8 @@ def draw(
     again, waiting = _restarts(chance, failures, restart + course.saving.write, mtbf)
     seconds = whole * course.segment + lost + waiting
     others = seconds / (1 - min(course.stretch, 0.99)) / 86_400
-    rewinds = chance.poisson(course.rewinds_per_day * others)
-    stops = chance.poisson(course.planned_per_day * others)
+    rewinds = _counts(chance, course.rewinds_per_day * others)
+    stops = _counts(chance, course.planned_per_day * others)
     seconds = seconds + rewinds * (course.rewind + restart) + stops * course.planned_stop
     return Ends(seconds, failures + again, course.work)
 
@@ -169,9 +171,12 @@ def _restarts(
 
 def _negative_binomial(chance: np.random.Generator, wins: Array, through: Array) -> Array:
     """Failures before the wins-th success, as a gamma-Poisson, which needs no whole number of wins."""
-    odds = np.divide(1 - through, through, out=np.zeros_like(through), where=through > 0)
-    mean = np.minimum(chance.gamma(np.maximum(wins, 1e-12)) * np.minimum(odds, 1e9), 1e15)  # what numpy can draw
-    return chance.poisson(mean).astype(float)
+    odds = 1 / np.maximum(through, 1e-9) - 1
+    return _counts(chance, chance.gamma(np.maximum(wins, 1e-12)) * odds)
+
+
+def _counts(chance: np.random.Generator, mean: Array) -> Array:
+    return chance.poisson(np.minimum(mean, MOST_FAILURES)).astype(float)
 
 
 def _sum_of_cut(chance: np.random.Generator, count: Array, length: Array, mtbf: Array) -> Array:
