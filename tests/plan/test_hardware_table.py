@@ -1,11 +1,14 @@
 """The tables of hardware: every value has a source and a date, and what has none says so."""
 
 import math
+import re
+from importlib import resources
 
 import pytest
 
 from glassformer.errors import UsageError
 from glassformer.plan.hardware import accelerator, accelerators, data_rows, processor
+from glassformer.plan.presets import presets
 
 VALUES = ("memory", "bandwidth", "scale_up", "domain", "scale_out", "power")
 
@@ -93,3 +96,15 @@ def test_a_processors_peak_is_cores_times_clock_times_flops_a_cycle():
         processor(8, 3.0, "avx3", memory=1e9, bandwidth=1e9)
     with pytest.raises(UsageError, match="cores is 0"):
         processor(0, 3.0, "avx2", memory=1e9, bandwidth=1e9)
+
+
+def test_the_page_of_sources_names_every_file_and_counts_its_rows():
+    folder = resources.files("glassformer.plan") / "data"
+    page = (folder / "SOURCES.md").read_text(encoding="utf-8")
+    told = {name: int(count) for name, count in re.findall(r"^\| (\w+\.\w+) \| (\d+) \|", page, re.MULTILINE)}
+    assert told.pop("presets.toml") == len(presets())
+    assert told == {
+        file.name: len(data_rows(file.name.removesuffix(".csv")))
+        for file in folder.iterdir()
+        if file.name.endswith(".csv")
+    }

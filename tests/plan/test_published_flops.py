@@ -7,7 +7,7 @@ from statistics import median
 
 import pytest
 
-from glassformer.plan.flops import training
+from glassformer.plan.flops import short_form, training
 from glassformer.plan.hardware import data_rows
 from glassformer.plan.layout import Recompute
 from glassformer.plan.presets import preset
@@ -60,6 +60,17 @@ def test_printed_rates_are_ours_in_the_sources_convention(source, convention, co
     assert median(found) == pytest.approx(1, abs=middle)
     assert min(found) > low
     assert max(found) < high
+
+
+def test_llm_foundry_prints_the_short_form():
+    """6 N + 12 L d s a token, whose N counts positions, which ours leaves out."""
+    found = []
+    for row in measured_rows():
+        if row.source == "llmfoundry" and row.job:
+            each = short_form(row.job.architecture, row.job.length)
+            rate = each * float(row.fields["tokens_per_s_per_accel"]) / 1e12
+            found.append(rate / float(row.fields["tflops_per_accel_reported"]))
+    assert median(found) == pytest.approx(1, abs=2e-3)
 
 
 def test_the_wrong_convention_is_four_percent_off():
