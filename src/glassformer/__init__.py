@@ -55,10 +55,16 @@ if TYPE_CHECKING:
     from glassformer.scale.backtest import Backtest
     from glassformer.scale.fit import Law, fit_law
     from glassformer.scale.forecast import Forecast, Forecaster
-    from glassformer.scale.from_runs import scale_points
+    from glassformer.scale.from_runs import open_forecaster, open_law, scale_points
     from glassformer.scale.isoflop import Allocation, allocation
+    from glassformer.scale.law_file import save_law
+    from glassformer.scale.next_run import NextRuns, next_runs
+    from glassformer.scale.optimum import Optimum, optimum
     from glassformer.scale.points import Points
+    from glassformer.scale.profile import NumberProfile
+    from glassformer.scale.published import Published, published_law
     from glassformer.scale.repeats import Repeats, fit_repeats
+    from glassformer.scale.report import allocation_report, forecast_report, law_report, repeats_report
     from glassformer.text.config import DataConfig, TokenizerConfig
     from glassformer.text.report import text_report
     from glassformer.text.table_config import TableConfig
@@ -122,11 +128,15 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "NeuronSheet",
+    "NextRuns",
+    "NumberProfile",
+    "Optimum",
     "Patched",
     "Plan",
     "Points",
     "PositionView",
     "Predictor",
+    "Published",
     "Quantity",
     "Recipe",
     "Rehearsal",
@@ -145,6 +155,7 @@ __all__ = [
     "Translation",
     "ablate",
     "allocation",
+    "allocation_report",
     "apply_temperature",
     "attention_tuple",
     "attribute",
@@ -163,12 +174,14 @@ __all__ = [
     "fill",
     "fit_law",
     "fit_repeats",
+    "forecast_report",
     "from_pretrained",
     "generate",
     "heads",
     "integrated_gradients",
     "judge_predictions",
     "judge_translations",
+    "law_report",
     "lens",
     "load",
     "load_network",
@@ -176,17 +189,24 @@ __all__ = [
     "look",
     "loudest",
     "neuron",
+    "next_runs",
+    "open_forecaster",
+    "open_law",
     "open_table",
+    "optimum",
     "patch",
     "plan",
     "positions",
     "predict",
     "probe",
+    "published_law",
     "rehearse",
     "reliability_of",
+    "repeats_report",
     "reproduce_fault",
     "sampling_view",
     "save_gguf",
+    "save_law",
     "save_model",
     "save_network",
     "save_predictions",
@@ -264,7 +284,13 @@ _ROOMS = {
     "scale.fit": ["Law", "fit_law"],
     "scale.isoflop": ["Allocation", "allocation"],
     "scale.repeats": ["Repeats", "fit_repeats"],
-    "scale.from_runs": ["scale_points"],
+    "scale.from_runs": ["open_forecaster", "open_law", "scale_points"],
+    "scale.law_file": ["save_law"],
+    "scale.next_run": ["NextRuns", "next_runs"],
+    "scale.optimum": ["Optimum", "optimum"],
+    "scale.profile": ["NumberProfile"],
+    "scale.published": ["Published", "published_law"],
+    "scale.report": ["allocation_report", "forecast_report", "law_report", "repeats_report"],
     "scale.forecast": ["Forecast", "Forecaster"],
     "scale.backtest": ["Backtest"],
     "plan.make": ["plan"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,9 @@ from cyclopts import App, Parameter, validators
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.terminal import document, facts, heading, note, table
+from glassformer.cli.terminal import document, heading, note, sentences, table
+from glassformer.errors import UsageError
+from glassformer.scale import words
 from glassformer.scale.points import Points
 
 Approach = Literal[
@@ -26,7 +29,17 @@ Approach = Literal[
     "repeated",
 ]
 
-scale = App(name="scale", help="Fit laws of loss to small runs.")
+scale = App(name="scale", help="Fit laws of loss to small runs, and forecast large ones.")
+scale.command(
+    "glassformer.cli.forecast:forecast",
+    name="forecast",
+    help="Forecast the loss of a larger run, with an interval that the runs themselves have tested.",
+)
+scale.command(
+    "glassformer.cli.optimum:optimum",
+    name="optimum",
+    help="Divide compute between parameters and tokens, by a law of one's own or a published one.",
+)
 
 
 @scale.command
@@ -38,10 +51,13 @@ def fit(
     columns: str | None = None,
     where: str | None = None,
     unit: str | None = None,
+    tokenizer: str | None = None,
     best: bool = False,
     delta: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 1e-3,
     bootstrap: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 1000,
-    out: Path | None = None,
+    exponents: str | None = None,
+    profile: Annotated[list[str] | None, Parameter(negative="")] = None,
+    out: Annotated[list[Path] | None, Parameter(negative="")] = None,
     json: bool = False,
 ) -> None:
     """Fit a law of loss to runs, with intervals and with everything that is to be said against it.
@@ -55,116 +71,105 @@ def fit(
         columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,U=unique,run=name,warm=undecayed.
         where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
         unit: Of the loss, such as "nats per token" or "bits per byte".
+        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
         best: Of the runs with one N and one D only the one with the lowest loss (a sweep's winner).
         delta: From this residual of the logarithm on, a point counts linearly (Huber).
         bootstrap: Replicates for the intervals; runs are drawn, not points.
-        out: Save a chart: .png, .svg, .html or .json.
+        exponents: A published law whose exponents are taken over, such as besiroglu-2024; E, A and B are fitted.
+        profile: A number to hold at other values while the rest follows, such as alpha; may be given several times.
+        out: Keep it: law.json (what forecasts read), report.html, or the chart as .png, .svg, .vl.json; several times.
         json: One JSON document instead of tables.
     """
-    points = gf.scale_points(what, columns=columns, where=where, unit=unit, best=best)
+    if exponents is not None and approach != "chinchilla":
+        raise UsageError(
+            f"--exponents are those of a published law, and --approach {approach} has its own.",
+            do="Leave one of the two out.",
+        )  # fmt: skip
+    if profile and approach in ("isoflop", "envelope", "repeated"):
+        raise UsageError(
+            f"--approach {approach} has no numbers to profile.",
+            expected="A law of loss, such as chinchilla.",
+        )  # fmt: skip
+    points = gf.scale_points(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
     if approach in ("isoflop", "envelope"):
         _allocation(points, approach, bootstrap, out=out, json=json)
     elif approach == "repeated":
         _repeated(points, delta, out=out, json=json)
+    elif exponents is not None:
+        law = gf.published_law(exponents).recalibrated(points, delta=delta, bootstrap=bootstrap)
+        _law(law, profile, out=out, json=json)
     else:
-        _law(points, approach, delta, bootstrap, out=out, json=json)
+        _law(gf.fit_law(points, approach, delta=delta, bootstrap=bootstrap), profile, out=out, json=json)
 
 
-@scale.command
-def forecast(
-    what: Annotated[list[Path], Parameter(negative="")],
-    /,
-    *,
-    flops: float | None = None,
-    params: str | None = None,
-    tokens: str | None = None,
-    gain: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 0.01,
-    columns: str | None = None,
-    where: str | None = None,
-    unit: str | None = None,
-    best: bool = False,
-    json: bool = False,
+def keep(
+    out: list[Path] | None,
+    chart: Callable[[], charts.Spec],
+    report: Callable[[Path], Any],
+    save: Callable[[Path], Any] | None,
 ) -> None:
-    """Forecast the loss of a larger run, with an interval that the runs themselves have tested.
+    """Write each of `out`: a page, a law, or a chart, by the name's ending."""
+    for path in out or ():
+        if path.suffix == ".html":
+            report(path)
+        elif path.suffix == ".json" and not path.name.endswith(".vl.json") and save is not None:
+            save(path)
+        else:
+            charts.save(chart(), path)
+        note(f"It is in {path}.")
 
-    Args:
-        what: Folders of finished runs, or one .csv with a line for each run.
-        flops: Training compute; N and D are then the best there are for it.
-        params: Parameters of the run, such as 7B; with --tokens.
-        tokens: Its training tokens, such as 2T.
-        gain: Say at which compute doubling it lowers the loss by less than this.
-        columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,run=name.
-        where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
-        unit: Of the loss, such as "nats per token" or "bits per byte".
-        best: Of the runs with one N and one D only the one with the lowest loss.
-        json: One JSON document instead of tables.
-    """
-    from glassformer.units import parse_count
 
-    points = gf.scale_points(what, columns=columns, where=where, unit=unit, best=best)
-    forecaster = gf.Forecaster.of(points)
-    sizes = {"N": params, "D": tokens}
-    given = {name: float(parse_count(text)) for name, text in sizes.items() if text is not None}
-    found = forecaster.forecast(flops=flops, **given)
+def doubted(law: gf.Law) -> None:
+    """The doubts of a law, each with its effect, on stderr."""
+    for doubt in law.doubts:
+        note(f"warning: {doubt}")
+
+
+def _law(law: gf.Law, profile: list[str] | None, *, out: list[Path] | None, json: bool) -> None:
+    keep(out, law.chart, lambda path: gf.law_report(law, path), lambda path: gf.save_law(law, path))
+    profiles = [law.profile(number) for number in profile or ()]
     if json:
-        document(forecaster.to_dict(found, gain), "forecast")
+        document({**law.to_dict(), "profiles": [one.to_dict() for one in profiles]}, "law")
         return
-    facts(found.facts())
-    table(found.rows())
-    heading("The same compute, other sizes")
-    table(forecaster.allocation(found.C))
-    heading("How the smaller runs forecast the larger ones", forecaster.tested.rows())
-    table(forecaster.tested.rows())
-    facts(forecaster.flat_facts(gain))
-    for warning in found.warnings:
-        note(f"warning: {warning}")
-    _doubts([doubt.row() for doubt in forecaster.law.doubts])
-
-
-def _law(points: Points, form: str, delta: float, bootstrap: int, *, out: Path | None, json: bool) -> None:
-    law = gf.fit_law(points, form, delta=delta, bootstrap=bootstrap)
-    _save(law.chart(), out)
-    if json:
-        document(law.to_dict(), "law")
-        return
-    facts(law.facts())
+    sentences([words.title(law), words.counting(law)])
+    heading("What its numbers say")
+    sentences(words.of_law(law))
     table(law.rows())
+    for one in profiles:
+        heading(f"Profile of {one.number}: held at these values, the other numbers free")
+        sentences(one.sentences())
+        table(one.rows())
     if law.off:
         heading("Points that lie off, and the law without them")
-        table(law.off)
-    _doubts([doubt.row() for doubt in law.doubts])
+        table(words.shown(law.off))
+    sentences([words.of_fit(law)])
+    doubted(law)
 
 
-def _allocation(points: Points, method: str, bootstrap: int, *, out: Path | None, json: bool) -> None:
+def _allocation(points: Points, method: str, bootstrap: int, *, out: list[Path] | None, json: bool) -> None:
     found = gf.allocation(points, method, bootstrap=bootstrap)
-    _save(found.chart(), out)
+    compared = found.compared(points)
+    keep(out, found.chart, lambda path: gf.allocation_report(found, points, path), None)
     if json:
-        document(found.to_dict(), "allocation")
+        document({**found.to_dict(), "approaches": compared}, "allocation")
         return
-    facts(found.facts())
-    table(found.rows())
+    sentences(found.sentences())
+    heading("The budgets")
+    table(words.shown(found.rows()))
+    heading("What other approaches say of the same points, at a hundred times the largest compute")
+    table(words.shown(compared))
     for warning in found.warnings:
         note(f"warning: {warning}")
 
 
-def _repeated(points: Points, delta: float, *, out: Path | None, json: bool) -> None:
+def _repeated(points: Points, delta: float, *, out: list[Path] | None, json: bool) -> None:
     found = gf.fit_repeats(points, delta=delta)
-    _save(found.chart(), out)
+    keep(out, found.chart, lambda path: gf.repeats_report(found, points, path), None)
     if json:
         document(found.to_dict(), "repeats")
         return
-    facts(found.facts())
-    table(found.rows())
+    sentences(found.sentences())
+    heading("What so many passes are worth, beside as much fresh text")
+    table(words.shown(found.rows()))
     if found.weakly_identified:
         note("warning: weakly identified: these runs fit nearly as well with an R_D* many times as large")
-
-
-def _doubts(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        note(f"warning: {row['name']}: {row['message']}")
-
-
-def _save(chart: charts.Spec, out: Path | None) -> None:
-    if out is not None:
-        charts.save(chart, out)
-        note(f"The chart is in {out}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,13 @@ def facts(values: Mapping[str, Any]) -> None:
         if value is not None:
             drawn.add_row(name.replace("_", " "), _cell(value))
     _print(drawn)
+
+
+def sentences(said: Iterable[str]) -> None:
+    """Sentences, one below the other, folded to the terminal's width."""
+    for one in said:
+        folded = textwrap.fill(one, columns(), break_long_words=False, break_on_hyphens=False)
+        _print(Text(folded))
 
 
 def counted(values: Mapping[str, Any], unit: str) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from glassformer.scale.held import Held, hold
 from glassformer.scale.laws import FORMS, Array, Form, centred
 from glassformer.scale.points import Points
 from glassformer.scale.solve import Huber, Noise, Prior, Student, solve
-from glassformer.units import show_count
 
 if TYPE_CHECKING:
     from glassformer.scale.honesty import Doubt
@@ -57,7 +56,7 @@ class Law:
     points: Points | None = field(default=None, repr=False)
     residuals: Array = field(default_factory=lambda: np.empty(0), repr=False)
     """log of the loss less that of the fit, a point."""
-    noise: Noise = Huber()
+    noise: Noise = field(default_factory=Huber)
     prior: Prior | None = field(default=None, repr=False)
     held: Mapping[str, float] = field(default_factory=dict)
     """Numbers that were given, not fitted."""
@@ -99,22 +98,27 @@ class Law:
         }  # fmt: skip
 
     def chart(self) -> charts.Spec:
-        """How far each point lies off the law, by its compute."""
-        assert self.points is not None
-        rows = [
-            {"compute": float(np.log10(c)), "off": float(100 * np.expm1(r)), "N": show_count(n)}
-            for c, r, n in zip(self.points.C, self.residuals, self.points.N, strict=True)
-        ]
-        return charts.points(
-            rows, "compute", "off", x_title="log10 of training FLOPs", y_title="loss off the law (%)",
-            title=f"Residuals of the law {self.form}",
-        )  # fmt: skip
+        """Every run by its compute, and the least loss of the law."""
+        from glassformer.scale.pictures import frontier
+
+        return frontier(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file."""
         return {
             **self.facts(), "values": self.rows(), "off": self.off, "doubts": [doubt.row() for doubt in self.doubts]
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from glassformer.scale.pictures import frontier
+        from glassformer.scale.report import card
+        from glassformer.scale.words import counting, of_law, title
+
+        if self.points is None:
+            return card(f"A law of loss: {self.form}", [title(self)], self.rows())
+        said = [title(self), counting(self), *of_law(self)]
+        warned = [str(doubt) for doubt in self.doubts]
+        return card(f"A law of loss: {self.form}", said, self.rows(), warnings=warned, chart=frontier(self))
 
     def save(self, path: str | Path) -> Path:
         """Write it as a .json that `load` reads, with its points and draws (law_file.py)."""

@@ -70,6 +70,12 @@ class Forecast:
             **{f"{name} beyond the largest run": f"{ratio:.3g} x" for name, ratio in self.beyond.items()},
         }  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        from glassformer.scale.report import card
+
+        said = [f"{name}: {value}" for name, value in self.facts().items()]
+        return card("A forecast of loss", said, self.rows(), warnings=self.warnings)
+
     def rows(self) -> list[dict[str, Any]]:
         """The interval at each level."""
         return [
@@ -94,6 +100,8 @@ class Forecaster:
         flat, low, high = self.flattens(gain)
         return {
             "N": forecast.N, "D": forecast.D, "C": forecast.C, "loss": forecast.loss, "unit": forecast.unit,
+            "counting": self.law.points.counting if self.law.points else None,
+            "tokenizer": self.law.points.tokenizer if self.law.points else None,
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
             "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),

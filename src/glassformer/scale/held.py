@@ -1,9 +1,13 @@
 """A law some of whose numbers are held: what is left of a form when alpha is 0.35, or a is 0.5, and the rest is free.
 
-Every number that can be held is a straight line in theta, m theta = k (E = 1.7 is e = log 1.7; A = 400 is
-a + alpha * mean log N = log 400; a = beta / (alpha + beta) = v is (1 - v) beta - v alpha = 0). So theta = p + Z phi, with
-p the shortest theta on those lines and the columns of Z an orthonormal basis of what they leave free, and phi is
-fitted as any form's theta is.
+Every number that can be held is a straight line in theta, m theta = k:
+
+    E = 1.7                          e = log 1.7
+    A = 400                          a + alpha * mean log N = log 400
+    a = beta / (alpha + beta) = v    (1 - v) beta - v alpha = 0
+
+So theta = p + Z phi, with p the shortest theta on those lines and the columns of Z an orthonormal basis of what they
+leave free, and phi is fitted as any form's theta is.
 """
 
 from __future__ import annotations
@@ -63,7 +67,8 @@ def hold(form: Form, values: Mapping[str, float], centres: Centres) -> Held:
         known = _lines(form, value, centres)
         if name not in known:
             raise UsageError(
-                f"{name!r} of the law {form.name} cannot be held;", expected=nearest(name, known)
+                f"{name!r} of the law {form.name} cannot be held;",
+                expected=nearest(name, known) if known else "none of its numbers can.",
             )
         lines.append(known[name])
     rows, sides = np.array([line for line, _ in lines]), np.array([side for _, side in lines])
@@ -90,4 +95,6 @@ def _lines(form: Form, v: float, centres: Centres) -> dict[str, tuple[list[float
         return {"N_c": ([1.0, centres["n"] - log_v, 0, 0], 0.0), "D_c": ([0.0, 0, 1, 0], log_v - centres["d"]),
                 "alpha_D": ([0.0, 0, 0, 1], v)}  # fmt: skip
     x = form.needs
+    if x not in centres:
+        return {}
     return {f"{x.upper()}_c": ([1.0, centres[x] - log_v], 0.0), f"alpha_{x.upper()}": ([0.0, 1], v)}

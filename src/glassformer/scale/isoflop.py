@@ -25,10 +25,14 @@ from glassformer.scale.laws import Array
 from glassformer.scale.points import Points
 from glassformer.units import show_count
 
+Index = NDArray[np.intp]
+
 _SAME_BUDGET = 1.25
 """Neighbouring C within this factor are one budget."""
 _FEWEST = 4
 """Runs that hold a parabola, with one to spare."""
+_DENSE = 8
+"""Runs that make a budget where there are runs all around."""
 _ENVELOPE = 1500
 """Values of C at which training curves are compared."""
 
@@ -78,20 +82,31 @@ class Allocation:
             "D* ~ C^b, b": f"{1 - self.a:.3f}", **said,
         }  # fmt: skip
 
+    def sentences(self) -> list[str]:
+        """What it says, in words."""
+        low, high = self.interval()
+        most = max(p.C for p in self.profiles)
+        said = [
+            f"By {self.method}, the best size grows as C^{self.a:.3f} (95 %: {low:.3f} to {high:.3f}), tokens as "
+            f"C^{1 - self.a:.3f}."
+        ]  # fmt: skip
+        for times in (1, 10, 100):
+            n, d = self.best(times * most)
+            said.append(
+                f"At {times * most:.3g} FLOPs".replace("e+", "e")
+                + f": {show_count(n)} parameters on {show_count(d)} tokens, {d / n:.3g} for each parameter."
+            )
+        return said
+
+    def compared(self, points: Points) -> list[dict[str, Any]]:
+        """What each approach says of the same points at a hundred times the largest compute."""
+        return approaches(points, 100 * max(p.C for p in self.profiles))
+
     def chart(self) -> charts.Spec:
         """The best size by compute."""
-        rows = [{"C": p.C, "N": p.N} for p in self.profiles]
-        title = f"Best size by compute: N* ~ C^{self.a:.3f}"
-        return charts.line(
-            rows,
-            "C",
-            "N",
-            log_x=True,
-            log_y=True,
-            x_title="training FLOPs",
-            y_title="parameters",
-            title=title,
-        )
+        from glassformer.scale.pictures import sizes
+
+        return sizes(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file."""
@@ -100,6 +115,13 @@ class Allocation:
             "method": self.method, "a": self.a, "low": low, "high": high, "log_G": self.log_G, "profiles": self.rows(),
             "warnings": list(self.warnings),
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from glassformer.scale.pictures import sizes
+        from glassformer.scale.report import card
+
+        said = [f"{name}: {value}" for name, value in self.facts().items()]
+        return card("Best size by compute", said, self.rows(), warnings=self.warnings, chart=sizes(self))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a budget."""
@@ -114,6 +136,34 @@ def allocation(
 ) -> Allocation:
     """The best size for a compute, by `isoflop` (approach 2) or `envelope` (approach 1)."""
     return (isoflop if method == "isoflop" else envelope)(points, bootstrap=bootstrap, seed=seed)
+
+
+def approaches(points: Points, flops: float, *, bootstrap: int = 200) -> list[dict[str, Any]]:
+    """What each approach that the points allow says of the best size at `flops`: they need not agree."""
+    from glassformer.scale.fit import fit
+    from glassformer.scale.optimum import lowest, lowest_of
+
+    rows: list[dict[str, Any]] = []
+    for number, method in ((1, "envelope"), (2, "isoflop")):
+        try:
+            found = allocation(points, method, bootstrap=bootstrap)
+        except UsageError:
+            continue
+        low, high = np.quantile(np.exp(found.draws[:, 1] + found.draws[:, 0] * np.log(flops)), [0.1, 0.9])
+        rows.append(
+            _approach(
+                f"{number}: {method}", found.a, found.interval(), flops, found.best(flops)[0], low, high
+            )
+        )
+    try:
+        law = fit(points, bootstrap=bootstrap)
+    except UsageError:
+        return rows
+    low, high = np.quantile(lowest_of(law.log_loss, flops, 0.0, law.draws), [0.1, 0.9])
+    rows.append(
+        _approach("3: chinchilla", law.values["a"], law.interval("a"), flops, lowest(law, flops), low, high)
+    )
+    return rows
 
 
 def isoflop(
@@ -201,22 +251,46 @@ def envelope(points: Points, *, bootstrap: int = 200, seed: int = 0) -> Allocati
     return Allocation("envelope", a, log_g, profiles, draws, warnings)
 
 
-def _budgets(C: Array) -> list[Array]:  # noqa: N803 # the field's symbol
-    """Indices of the points of each budget, the smallest first."""
+def _approach(
+    name: str, a: float, interval: tuple[float, float], flops: float, N: float, low: float, high: float  # noqa: N803
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "approach": name, "a": a, "a from": interval[0], "a to": interval[1], "N*": N, "N* from (80 %)": float(low),
+        "N* to": float(high), "D*": flops / (6 * N), "tokens per parameter": flops / (6 * N * N),
+    }  # fmt: skip
+
+
+def _budgets(C: Array) -> list[Index]:  # noqa: N803 # the field's symbol
+    """Indices of the points of each budget, the smallest first. Where the gaps between budgets are filled with other
+    runs, a budget is a stretch of C, no wider than `_SAME_BUDGET`, in which runs are dense."""
     order = np.argsort(C)
     cuts = np.flatnonzero(np.diff(np.log(C[order])) > np.log(_SAME_BUDGET)) + 1
-    return np.split(order, cuts)
+    found = []
+    for group in np.split(order, cuts):
+        if C[group].max() <= _SAME_BUDGET**2 * C[group].min():
+            found.append(group)
+            continue
+        left = group
+        while len(left):
+            ends = np.searchsorted(C[left], _SAME_BUDGET * C[left], side="right")
+            counts = ends - np.arange(len(left))
+            start = int(np.argmax(counts))
+            if counts[start] < _DENSE:
+                break
+            found.append(left[start : ends[start]])
+            left = np.concatenate([left[:start], left[ends[start] :]])
+    return sorted(found, key=lambda group: float(C[group[0]]))
 
 
-def _near_lowest(points: Points, index: Array, window: float | None) -> Array:
+def _near_lowest(points: Points, index: Index, window: float | None) -> Index:
     if window is None:
         return index
     lowest = points.N[index[np.argmin(points.loss[index])]]
-    near: Array = index[np.abs(np.log(points.N[index] / lowest)) <= np.log(window)]
+    near: Index = index[np.abs(np.log(points.N[index] / lowest)) <= np.log(window)]
     return near if len(near) >= _FEWEST else index
 
 
-def _profile(points: Points, index: Array) -> Profile | None:
+def _profile(points: Points, index: Index) -> Profile | None:
     """None where the points bend downwards or hold no parabola."""
     n, loss, budget = (
         np.log(points.N[index]),
@@ -237,7 +311,7 @@ def _profile(points: Points, index: Array) -> Profile | None:
     )
 
 
-def _line_draws(points: Points, sets: Sequence[Array], count: int, rng: np.random.Generator) -> Array:
+def _line_draws(points: Points, sets: Sequence[Index], count: int, rng: np.random.Generator) -> Array:
     """(replicate, 2): a and log G when the runs of each budget are drawn again. Replicates in which fewer than two
     budgets have a lowest point between their runs are left out."""
     log_c = np.array([np.log(points.C[index]).mean() for index in sets])

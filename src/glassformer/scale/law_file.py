@@ -48,6 +48,18 @@ def write_law(path: str | Path, law: Law, forecaster: Forecaster | None = None) 
     return path
 
 
+def save_law(law: Law, path: str | Path) -> Path:
+    """Write a law with a forecaster of its points, so that forecasts need no further fit; without where the points are
+    too few for one."""
+    from glassformer.scale.forecast import Forecaster
+
+    try:
+        forecaster = None if law.points is None else Forecaster.of(law.points)
+    except UsageError:
+        forecaster = None
+    return write_law(path, law, forecaster)
+
+
 def read_law(path: str | Path) -> Law:
     """The law in a file.
 
@@ -88,11 +100,11 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"There is no law {path}.", do="Make one: glassformer scale fit ... --out law.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GlassformerError(f"{path} is no JSON: {error}.") from None
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA or "law" not in content:
+    if schema != SCHEMA or not isinstance(content.get("law"), dict):
         raise UsageError(
             f"{path} is no law, but {schema or 'something else'}.",
             expected=f"A file with the schema {SCHEMA} and what a forecast needs.",

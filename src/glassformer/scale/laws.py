@@ -104,10 +104,11 @@ class Chinchilla:
     def values(self, theta: Array, centres: Centres) -> dict[str, Array]:
         e, a, alpha, b = theta.T[:4]
         beta = alpha if self.tied else theta[:, 4]
-        found = {
-            "E": np.exp(e), "A": np.exp(a + alpha * centres["n"]), "B": np.exp(b + beta * centres["d"]),
-            "alpha": alpha, "beta": beta,
-        }  # fmt: skip
+        with np.errstate(over="ignore"):  # of draws in which nothing ends an exponent
+            found = {
+                "E": np.exp(e), "A": np.exp(a + alpha * centres["n"]), "B": np.exp(b + beta * centres["d"]),
+                "alpha": alpha, "beta": beta,
+            }  # fmt: skip
         return found | ({"warm": theta[:, 5]} if self.annealed else {})
 
 
@@ -207,6 +208,17 @@ FORMS: dict[str, Form] = {
     "data": Power("data", "d"),
     "compute": Power("compute", "c"),
     "frontier": Frontier(),
+}
+
+FORMULAS: dict[str, str] = {
+    "chinchilla": "L = E + A / N^alpha + B / D^beta",
+    "tied": "L = E + A / N^alpha + B / D^alpha",
+    "annealed": "L = (E + A / N^alpha + B / D^beta) * exp(warm) where not decayed",
+    "kaplan": "L = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D",
+    "size": "L = (N_c / N)^alpha_N",
+    "data": "L = (D_c / D)^alpha_D",
+    "compute": "L = (C_c / C)^alpha_C",
+    "frontier": "L = E + K / C^gamma",
 }
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from glassformer import charts
 from glassformer.errors import UsageError
 from glassformer.scale.laws import Array
+from glassformer.scale.words import flops
 from glassformer.units import show_count
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class NextRuns:
         """What to do, in words."""
         if not self.runs:
             return [
-                f"No run of up to {self.cap:.3g} FLOPs narrows this forecast by a hundredth: what is left is noise and the "
-                "distance. Train larger ones."
+                f"No run of up to {flops(self.cap)} FLOPs narrows this forecast by a hundredth: what is left is "
+                "noise and the distance. Train larger ones."
             ]  # fmt: skip
         first, most = self.runs[0], max(self.runs, key=lambda run: run["narrower"])
         said = [_told("The most for each FLOP", first)]
@@ -76,7 +77,9 @@ class NextRuns:
 
     def chart(self) -> charts.Spec:
         """Every candidate: how much narrower for what cost."""
-        rows = [{"C": run["C"], "narrower": 100 * run["narrower"], "N": show_count(run["N"])} for run in self.grid]
+        rows = [
+            {"C": run["C"], "narrower": 100 * run["narrower"], "N": show_count(run["N"])} for run in self.grid
+        ]
         spec = charts.points(rows, "C", "narrower", x_title="FLOPs of the run", y_title="interval narrower by (%)",
                              title="What one more run tells", size=(620, 260))  # fmt: skip
         spec["encoding"]["x"]["scale"] = {"type": "log", "nice": False}
@@ -124,7 +127,8 @@ def next_runs(forecaster: Forecaster, forecast: Forecast, *, cap: float | None =
     width = (high - low) / forecast.loss
     grid = [
         {"C": float(c), "N": float(n), "D": float(d), "width after": width * float(after / now),
-         "narrower": 1 - float(after / now), "for each 1 % of the cap": (1 - float(after / now)) / (100 * float(c / cap))}
+         "narrower": 1 - float(after / now),
+         "for each 1 % of the cap": (1 - float(after / now)) / (100 * float(c / cap))}
         for c, n, d, after in zip(costs, sizes, tokens, sd, strict=True)
     ]  # fmt: skip
     sets = [[run for run in grid if run["C"] == cap * share] for share in _SHARES]
@@ -156,6 +160,6 @@ def _sd_after(forecaster: Forecaster, forecast: Forecast, N: Array, D: Array, la
 
 def _told(what: str, run: Mapping[str, float]) -> str:
     return (
-        f"{what}: {show_count(run['N'])} parameters on {show_count(run['D'])} tokens ({run['C']:.3g} FLOPs), which narrows "
-        f"the interval by {run['narrower']:.1%}."
+        f"{what}: {show_count(run['N'])} parameters on {show_count(run['D'])} tokens ({flops(run['C'])} FLOPs), which "
+        f"narrows the interval by {run['narrower']:.1%}."
     )  # fmt: skip

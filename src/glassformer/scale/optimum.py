@@ -1,9 +1,9 @@
 """How to divide compute: the best N and D that a law knows, how flat that best is, and what else should count.
 
-    optimum(law, flops=1e24)                    least loss where 6 N D = C           (of a given N or D: the C it is best for)
-    optimum(law, flops=1e24, serve=1e13)        where 6 N D + 2 N S = C: answering S tokens is paid from the same purse
-    optimum(law, loss=2.0, serve=1e13)          least 6 N D + 2 N S that reaches this loss (Sardana et al. 2023, 2401.00448)
-    optimum(law, flops=1e22, unique=25e9)       only U tokens are there; D beyond them is repeated (Muennighoff et al. 2023)
+    optimum(law, flops=1e24)                least loss where 6 N D = C; of a given N or D, the C that it is best for
+    optimum(law, flops=1e24, serve=1e13)    where 6 N D + 2 N S = C: answering S tokens is paid from the same purse
+    optimum(law, loss=2.0, serve=1e13)      least 6 N D + 2 N S that reaches this loss (Sardana et al. 2023, 2401.00448)
+    optimum(law, flops=1e22, unique=25e9)   U tokens are there; D beyond is repeated (Muennighoff et al. 2023)
 
 6 FLOPs for each parameter and token of training, 2 of answering. The best is found on a grid of N, so for any law that
 reads N and D; for `chinchilla` it is N* = G (C / 6)^a, G = (alpha A / beta B)^(1 / (alpha + beta)). Near its best, loss
@@ -20,18 +20,19 @@ import numpy as np
 
 from glassformer import charts
 from glassformer.errors import UsageError
-from glassformer.scale.laws import Array
+from glassformer.scale.isoflop import Allocation
+from glassformer.scale.laws import FORMS, Array
 from glassformer.scale.points import Points
+from glassformer.scale.published import Published
+from glassformer.scale.repeats import Repeated, Repeats
 from glassformer.units import show_count
 
 if TYPE_CHECKING:
     from glassformer.scale.fit import Law
-    from glassformer.scale.isoflop import Allocation
-    from glassformer.scale.published import Published
-    from glassformer.scale.repeats import Repeats
 
 _GRID = 400
 """Values of N between 1 and C / 6."""
+_NEAR = 1e3
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _CLOSE = 0.01
 """Loss this share above the least still counts as good."""
@@ -74,11 +75,12 @@ class Optimum:
         """What it says, in words."""
         said = [
             f"For {self.asked}, {self.law} puts {show_count(self.N)} parameters on {show_count(self.D)} tokens: "
-            f"{self.D / self.N:.3g} tokens for each parameter, {self.C:.3g} FLOPs of training."
+            f"{self.D / self.N:.3g} tokens for each parameter"
+            + (f", {_flops(self.C)} FLOPs of training." if f"{_flops(self.C)} FLOPs" != self.asked else ".")
         ]
         if self.serve:
             said.append(
-                f"Answering {show_count(self.serve)} tokens takes another {2 * self.N * self.serve:.3g} FLOPs "
+                f"Answering {show_count(self.serve)} tokens takes another {_flops(2 * self.N * self.serve)} FLOPs "
                 f"({2 * self.N * self.serve / (self.C + 2 * self.N * self.serve):.0%} of all)."
             )
         if self.unique is not None:
@@ -100,7 +102,7 @@ class Optimum:
         """The numbers, each with its unit."""
         return {
             "law": self.law, "asked": self.asked, "parameters": show_count(self.N), "tokens": show_count(self.D),
-            "tokens per parameter": self.D / self.N, "training FLOPs": f"{self.C:.3g}", "epochs": self.epochs,
+            "tokens per parameter": self.D / self.N, "training FLOPs": _flops(self.C), "epochs": self.epochs,
             "loss": None if self.loss is None else f"{self.loss:.4g} {self.unit or '(unit not said)'}",
             "counting": self.counting,
         }  # fmt: skip
@@ -141,23 +143,13 @@ def optimum(
 
     Raises UsageError unless just one of these is given, and where the law does not say.
     """
-    given = {"flops": flops, "N": N, "D": D, "loss": loss}
-    asked = [name for name, value in given.items() if value is not None]
-    if len(asked) != 1:
+    said = _asked({"flops": flops, "N": N, "D": D, "loss": loss}, serve)
+    if isinstance(law, Allocation) or (isinstance(law, Published) and (law.size or law.tokens)):
+        return _by_rule(law, flops, N, D, said, serve, unique)
+    if FORMS[law.form or ""].needs != "nd":
         raise UsageError(
-            f"An optimum is for one of flops, N, D, loss; given: {', '.join(asked) or 'none'}.",
-            do="Give one of --flops, --params, --tokens, --loss.",
-        )  # fmt: skip
-    said = {
-        "flops": f"{flops:.3g} FLOPs" if flops else "", "N": f"{show_count(N or 0)} parameters",
-        "D": f"{show_count(D or 0)} tokens", "loss": f"a loss of {loss}",
-    }[asked[0]] + (f" and {show_count(serve)} tokens to answer" if serve else "")  # fmt: skip
-    if not hasattr(law, "log_loss") or getattr(law, "form", "") is None:
-        return _by_rule(law, flops, N, D, said, serve, unique)  # type: ignore[arg-type] # what has no log_loss has best
-    form = str(getattr(law, "form", ""))
-    if form not in ("chinchilla", "tied", "annealed", "kaplan"):
-        raise UsageError(
-            f"The law {form} does not weigh N against D.", expected="chinchilla, tied, annealed or kaplan."
+            f"The law {law.form} does not weigh N against D.",
+            expected="chinchilla, tied, annealed or kaplan.",
         )
     curve = _limited(law, unique, repeats) if unique is not None else law.log_loss
     if loss is not None:
@@ -183,19 +175,37 @@ def optimum(
     )  # fmt: skip
 
 
+def _asked(given: Mapping[str, float | None], serve: float) -> str:
+    """What is asked for, in words."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    if len(asked) != 1:
+        raise UsageError(
+            f"An optimum is for one of flops, N, D, loss; given: {', '.join(asked) or 'none'}.",
+            do="Give one of --flops, --params, --tokens, --loss.",
+        )  # fmt: skip
+    ((name, value),) = asked.items()
+    said = {"flops": f"{_flops(value)} FLOPs", "N": f"{show_count(value)} parameters",
+            "D": f"{show_count(value)} tokens", "loss": f"a loss of {value:g}"}[name]  # fmt: skip
+    return said + (f" and {show_count(serve)} tokens to answer" if serve else "")
+
+
 def lowest(law: Law | Published, flops: float) -> float:
     """N* at `flops`, by the law of loss."""
     return float(lowest_of(law.log_loss, flops, 0.0)[0])
 
 
-def lowest_of(curve: LogLoss, flops: float, serve: float, theta: Array | None = None) -> Array:
-    """(fit,): N of the least loss at this total cost, for the law or each of its draws."""
-    low, high = 0.0, float(np.log(flops / 6))
+def lowest_of(
+    curve: LogLoss, flops: float, serve: float, theta: Array | None = None, *, near: float | None = None
+) -> Array:
+    """(fit,): N of the least loss at this total cost, for the law or each of its draws; `near`: within 1e3 of it."""
+    low, high, count = 0.0, float(np.log(flops / 6)), _GRID
+    if near is not None:
+        low, high, count = float(np.log(near / _NEAR)), float(np.log(near * _NEAR)), _GRID // 4
     rounds = 3 if theta is None else 1
     for _ in range(rounds):  # each grid is finer; a parabola through the lowest three does the rest
-        n = np.linspace(low, high, _GRID)
+        n = np.linspace(low, high, count)
         losses = _along(curve, np.exp(n), flops, serve, theta)
-        at = np.clip(losses.argmin(axis=1), 1, _GRID - 2)
+        at = np.clip(losses.argmin(axis=1), 1, count - 2)
         rows = np.arange(len(losses))
         left, middle, right = losses[rows, at - 1], losses[rows, at], losses[rows, at + 1]
         step = n[1] - n[0]
@@ -220,7 +230,9 @@ def _along(curve: LogLoss, sizes: Array, flops: float, serve: float, theta: Arra
 def _flatness(curve: LogLoss, flops: float, best: float, serve: float) -> tuple[Mapping[str, float], ...]:
     sizes = best * np.array(_FACTORS)
     tokens = (flops - 2 * sizes * serve) / (6 * sizes)
-    more = np.expm1(_along(curve, sizes, flops, serve)[0] - _along(curve, np.array([best]), flops, serve)[0, 0])
+    more = np.expm1(
+        _along(curve, sizes, flops, serve)[0] - _along(curve, np.array([best]), flops, serve)[0, 0]
+    )
     return tuple(
         {"of the best N": f, "N": float(n), "D": float(d), "tokens per parameter": float(d / n), "more loss": float(m)}
         for f, n, d, m in zip(_FACTORS, sizes, tokens, more, strict=True)
@@ -269,8 +281,6 @@ def _cheapest(curve: LogLoss, loss: float, serve: float) -> float:
 
 def _limited(law: Law | Published, unique: float, repeats: Repeats | None) -> LogLoss:
     """The law with D beyond `unique` repeated."""
-    from glassformer.scale.repeats import Repeated
-
     values = dict(law.values)
     if not {"E", "A", "B", "alpha"} <= values.keys():
         raise UsageError(
@@ -293,7 +303,8 @@ def _by_rule(
 ) -> Optimum:  # fmt: skip
     if serve or unique is not None or (flops is None and N is None and D is None):
         raise UsageError(
-            "A rule of the best size says nothing of loss, serving or repeating.", expected="A law of loss, such as chinchilla."
+            "A rule of the best size says nothing of loss, serving or repeating.",
+            expected="A law of loss, such as chinchilla.",
         )  # fmt: skip
     low, high = np.log(1e6), np.log(1e36)
     for _ in range(60) if flops is None else ():
@@ -310,6 +321,10 @@ def _by_rule(
         interval = (float(low), float(high))
     counting = getattr(law, "counting", "C = 6 N D")
     return Optimum(size, tokens, 6 * size * tokens, said, _name(law), counting, interval=interval)
+
+
+def _flops(value: float) -> str:
+    return f"{value:.3g}".replace("e+", "e")
 
 
 def _name(law: Law | Published | Allocation) -> str:

@@ -150,7 +150,7 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
     unit = "bits per byte" if loss in BITS_PER_BYTE else None
     return Points(
         N, D, C, columns["loss"], runs, columns.get("U"), columns.get("warm"), columns.get("lr"),
-        _one(rows, found, "unit", source) or unit, f"N is {found.get('N', 'derived')}; {counting}", source, dropped,
+        _one(rows, found, "unit", source) or unit, counting, source, dropped,
         _one(rows, found, "tokenizer", source),
     )  # fmt: skip
 
@@ -173,9 +173,16 @@ def _three(columns: Mapping[str, Array], found: Mapping[str, str]) -> tuple[Arra
     """N, D, C and what was counted how: the names of the table's columns, as they tell of embeddings and the like."""
     given = {name: columns.get(name) for name in ("N", "D", "C")}
     n, d, c = given["N"], given["D"], given["C"]
+    given_as = [
+        "" if found[name] == name else f" (column {found[name]})"
+        for name in ("N", "D", "C")
+        if name in columns
+    ]
     said = ", ".join(
-        f"{name} of column {found[name]}" for name in ("N", "D", "C") if name in columns
+        f"{name}{how}"
+        for name, how in zip((n for n in ("N", "D", "C") if n in columns), given_as, strict=True)
     )
+    said += " as given"
     if n is None:
         assert c is not None and d is not None  # find_columns
         return c / (6 * d), d, c, f"{said}; N = C / (6 D)"

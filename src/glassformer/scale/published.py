@@ -23,6 +23,7 @@ from glassformer.errors import UsageError, nearest
 from glassformer.scale.fit import Law, fit, with_allocation
 from glassformer.scale.laws import FORMS, Array
 from glassformer.scale.points import Points
+from glassformer.scale.solve import Huber
 
 FILE = Path(__file__).with_name("published.toml")
 
@@ -81,7 +82,7 @@ class Published:
             f"{self.name}.",
         )  # fmt: skip
 
-    def recalibrated(self, points: Points, *, bootstrap: int = 1000) -> Law:
+    def recalibrated(self, points: Points, *, delta: float = 1e-3, bootstrap: int = 1000) -> Law:
         """A law of one's own runs with the exponents of this one: E, A and B are fitted, alpha and beta are not."""
         exponents = {name: value for name, value in self.values.items() if name in ("alpha", "beta")}
         if not exponents:
@@ -89,7 +90,7 @@ class Published:
                 f"{self.name} has no alpha and beta.",
                 expected="One that has: " + ", ".join(n for n in names() if "alpha" in _table()[n].get("values", {})),
             )  # fmt: skip
-        return fit(points, self.form or "chinchilla", held=exponents, bootstrap=bootstrap)
+        return fit(points, self.form or "chinchilla", noise=Huber(delta), held=exponents, bootstrap=bootstrap)
 
     def facts(self) -> dict[str, Any]:
         """What it is, what it counts, and where it is from."""
@@ -137,7 +138,13 @@ class Published:
             ratio = v["alpha_N"] / v["alpha_D"]
             theta = [ratio * np.log(v["N_c"]), ratio, np.log(v["D_c"]), v["alpha_D"]]
         else:
-            theta = [np.log(v["E"]), np.log(v["A"]), v["alpha"], np.log(v["B"]), *([v["beta"]] if "beta" in v else [])]
+            theta = [
+                np.log(v["E"]),
+                np.log(v["A"]),
+                v["alpha"],
+                np.log(v["B"]),
+                *([v["beta"]] if "beta" in v else []),
+            ]
         assert self.form in FORMS
         nothing = np.empty((0, len(theta)))
         return Law(

@@ -68,16 +68,34 @@ class Repeats:
             "R_N*": f"{self.R_N:.3g}", "objective": self.objective, "weakly identified": self.weakly_identified,
         }  # fmt: skip
 
-    def chart(self) -> charts.Spec:
+    def chart(self, size: tuple[int, int] = (620, 260)) -> charts.Spec:
         """How well each R_D* fits."""
         return charts.line(
-            list(self.profile),
-            "R_D",
-            "objective",
-            log_x=True,
-            x_title="R_D*",
-            title="How well each R_D* fits",
-        )
+            list(self.profile), "R_D", "objective", log_x=True, x_title="R_D*", y_title="what the residuals count",
+            title="How well each R_D* fits", size=size,
+        )  # fmt: skip
+
+    def sentences(self) -> list[str]:
+        """What it says, in words."""
+        end = "without an end" if np.isinf(self.high) else f"to {self.high:.3g}"
+        low, high = self.worth(4, self.low), self.worth(4, self.high)
+        said = [
+            f"R_D* is {self.R_D:.3g} (95 % profile: {self.low:.3g} {end}): after so many repetitions one more is worth "
+            "1/e of fresh text.",
+            f"Four passes over a text are worth {self.worth(4):.0%} of as much fresh text ({low:.0%} to {high:.0%}).",
+        ]
+        if self.weakly_identified:
+            said.append(
+                "Weakly identified: these runs fit nearly as well with an R_D* many times as large, so the value alone "
+                "says little. Which runs are left out decides it."
+            )
+        return said
+
+    def _repr_html_(self) -> str:
+        from glassformer.scale.pictures import epochs
+        from glassformer.scale.report import card
+
+        return card("What repeating is worth", self.sentences(), self.rows(), chart=epochs(self))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file; an open end of the interval is null."""
