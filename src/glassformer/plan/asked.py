@@ -142,13 +142,16 @@ def _preset(name: str, overrides: Mapping[str, Any] | None) -> Asked | None:
 
 
 def _of_recipe(recipe: AnyRecipe) -> Asked:
+    from glassformer.model.config import ModelConfig
+    from glassformer.train.recipe import TableRecipe
+
     model, train = recipe.model, recipe.train
     said = f"recipe {recipe.name}"
     sources = dict.fromkeys(("parameters", "tokens", "length", "batch", "precision"), said)
-    if getattr(model, "vocab", 0) is None:
+    if isinstance(model, ModelConfig) and model.vocab is None and not isinstance(recipe, TableRecipe):
         tokenizer = recipe.tokenizer
         size = {"bytes": 257, "characters": 128}.get(tokenizer.kind, tokenizer.vocab)
-        model = model.model_copy(update={"vocab": size})  # type: ignore[union-attr]
+        model = model.model_copy(update={"vocab": size})
         if tokenizer.kind == "characters" or tokenizer.path:
             sources["parameters"] += f", with a vocabulary taken for {size:,}"
     length = getattr(model, "context", 1)
