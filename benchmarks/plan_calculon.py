@@ -46,9 +46,8 @@ def main() -> None:
         ours = np.abs(np.exp(misses([row for row, _ in kept], without[group])) - 1)
         both.append((float(np.median(ours)), float(np.median(missed))))
         print(f"| {group} | {len(kept)} | {both[-1][0]:.1%} | {both[-1][1]:.1%} |", flush=True)
-    print(
-        f"| median of the groups | {len(both)} | {np.median([a for a, _ in both]):.1%} | {np.median([b for _, b in both]):.1%} |"
-    )
+    whole = " | ".join(f"{np.median(side):.1%}" for side in zip(*both, strict=True))
+    print(f"| median of the groups | {len(both)} | {whole} |")
 
 
 def speaks_of(row: Row) -> bool:

@@ -38,6 +38,7 @@ SCALE = 0.06
 SURE = {
     "products": 0.1, "products_8": 0.15, "products_4": 0.3, "bandwidth": 0.1, "score": 0.2, "scale_up": 0.13,
     "scale_out": 0.17, "hidden": 0.13, "exchange": 0.27, "stall": 0.2, "throttle": 0.4, "deepspeed": 0.07,
+    "crowded": 0.07,
 }  # fmt: skip
 """Standard deviations of the logarithm of what one would guess; 0.33 for the others."""
 FREE = tuple(field.name for field in fields(Rates) if field.name != "own")
