@@ -111,7 +111,7 @@ def test_many_layouts_at_once_are_each_of_them_alone() -> None:
     "change",
     [
         {"batch": 1024}, {"length": 4096}, {"architecture": replace(GPT, layers=128)},
-        {"architecture": replace(GPT, ff_width=65536)}, 
+        {"architecture": replace(GPT, ff_width=65536)},
         {"layout": Layout(8, 8, 8, sharding=1, recompute=Recompute.FULL)},
         {"accelerator": replace(H100, bandwidth=H100.bandwidth / 2)},
         {"accelerator": replace(H100, scale_up=H100.scale_up / 2)}, {"fused_attention": False},

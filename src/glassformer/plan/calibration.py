@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from glassformer.errors import UsageError
 from glassformer.plan.own import Own, carried, features
@@ -62,6 +61,8 @@ def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
 def _fit(
     todo: Work, taken: Floats, weight: Floats, names: Sequence[str], start: Rates, prior: Rates, sure: Floats
 ) -> Rates:
+    from scipy.optimize import least_squares  # only a fit needs it, and it takes long to import
+
     expected = np.log([getattr(prior, name) for name in names])
 
     def rates(logs: Floats) -> Rates:
