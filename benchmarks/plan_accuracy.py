@@ -1,6 +1,6 @@
 """How far the planner is from what was measured, group by group, with simple rules beside it.
 
-    python benchmarks/plan_accuracy.py [DATA] [--out docs/plan-accuracy.md] [--json]
+    python benchmarks/plan_accuracy.py [DATA] [--calculon CHECKOUT] [--out docs/plan-accuracy.md] [--json]
 
 DATA is a folder with tables like the shipped ones (measured_steps.csv); without it, the shipped rows. A shipped group
 is forecast with rates fitted to all other groups; rows that are not shipped with the shipped rates. "3 rows" is the
@@ -47,9 +47,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--calculon", type=Path, help="a checkout of calculon-ai/calculon, to stand beside")
     asked = parser.parse_args()
     found = {"step_time": step_time_table(asked.data)}
-    page = "\n".join([HEAD, *step_time_page(found["step_time"])])
+    page = "\n".join([HEAD, *step_time_page(found["step_time"]), *calculon_page(asked.calculon)])
     if asked.out:
         asked.out.write_text(page + "\n", encoding="utf-8")
     print(json.dumps(found) if asked.json else page)
@@ -130,6 +131,20 @@ def step_time_page(found: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, "", f"The intervals of 80 % hold {held:.0%} of {every} rows."]
 
 
+def calculon_page(checkout: Path | None) -> list[str]:
+    """The groups that Calculon can say something about."""
+    if checkout is None:
+        return []
+    import plan_calculon  # beside this file
+
+    said = (
+        "[Calculon](https://github.com/calculon-ai/calculon) (caa4b11) with its own A100 and H100 systems and the "
+        "rows' links, on the rows that its inputs can say (`benchmarks/plan_calculon.py`). Korthikanti's rows are those "
+        "that it was tuned to."
+    )
+    return ["", "## Beside Calculon", "", said, "", *plan_calculon.table(checkout)]
+
+
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median of the groups' medians, and of all rows the median and what 90 % are within."""
     whole = {key: np.concatenate([_errors(one[key]) for one in found]) for key in WORDS}
@@ -155,7 +170,7 @@ def _percent(number: float) -> str:
 
 HEAD = """# How far the planner is from what was measured
 
-Made by `python benchmarks/plan_accuracy.py --out docs/plan-accuracy.md` from the rows in
+Made by `python benchmarks/plan_accuracy.py --calculon CHECKOUT --out docs/plan-accuracy.md` from the rows in
 `src/glassformer/plan/data/measured_steps.csv`, whose sources are in `SOURCES.md` beside it.
 
 Each number is the median of |forecast / measured - 1| over a group's rows. A group (one source, machine and date) is

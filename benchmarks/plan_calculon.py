@@ -30,11 +30,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path)
-    checkout = parser.parse_args().checkout
+    print("\n".join(table(parser.parse_args().checkout)))
+
+
+def table(checkout: Path) -> list[str]:
+    """Median |forecast / measured - 1| by group, in Markdown."""
     sys.path.insert(0, str(checkout))
     rows = timed(measured_rows())
     without = left_out(rows)
-    print("| group | rows | planner | Calculon |\n|---|---|---|---|")
+    lines = ["| group | rows | planner | Calculon |", "|---|---|---|---|"]
     both = []
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group and speaks_of(row)]
@@ -45,10 +49,9 @@ def main() -> None:
         missed = [abs(seconds / (row.seconds or 1.0) - 1) for row, seconds in kept]
         ours = np.abs(np.exp(misses([row for row, _ in kept], without[group])) - 1)
         both.append((float(np.median(ours)), float(np.median(missed))))
-        print(f"| {group} | {len(kept)} | {both[-1][0]:.1%} | {both[-1][1]:.1%} |", flush=True)
-    print(
-        f"| median of the groups | {len(both)} | {np.median([a for a, _ in both]):.1%} | {np.median([b for _, b in both]):.1%} |"
-    )
+        lines.append(f"| {group} | {len(kept)} | {both[-1][0]:.1%} | {both[-1][1]:.1%} |")
+    whole = " | ".join(f"{np.median(side):.1%}" for side in zip(*both, strict=True))
+    return [*lines, f"| median of the groups | {len(both)} | {whole} |"]
 
 
 def speaks_of(row: Row) -> bool:

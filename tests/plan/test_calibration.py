@@ -32,7 +32,9 @@ def folds(many: int = 5) -> tuple[tuple[Rates, tuple[str, ...]], ...]:
 
 def unseen() -> dict[str, np.ndarray]:
     return {
-        group: misses([row for row in rows() if row.group == group], rates) for rates, part in folds() for group in part
+        group: misses([row for row in rows() if row.group == group], rates)
+        for rates, part in folds()
+        for group in part
     }
 
 
@@ -51,8 +53,17 @@ def test_unseen_groups_are_forecast_better_than_by_two_fifths_of_the_peak() -> N
     def rule(row: Row) -> float:
         assert row.job is not None and row.seconds
         job = row.job
-        flops = training(job.architecture, job.length, read_length=job.read_length, trained=job.trained) * job.tokens
-        return abs(flops / (0.4 * job.accelerator.peak(job.precision.peak)) / float(row.fields["n_accel"]) / row.seconds - 1)
+        flops = (
+            training(job.architecture, job.length, read_length=job.read_length, trained=job.trained)
+            * job.tokens
+        )
+        return abs(
+            flops
+            / (0.4 * job.accelerator.peak(job.precision.peak))
+            / float(row.fields["n_accel"])
+            / row.seconds
+            - 1
+        )
 
     groups = dict.fromkeys(row.group for row in rows())
     ruled = np.median([np.median([rule(row) for row in rows() if row.group == group]) for group in groups])
@@ -76,7 +87,11 @@ def test_intervals_of_80_percent_hold_70_to_90_percent_of_unseen_rows() -> None:
     held = []
     for rates, part in folds():
         own = [row for row in rows() if row.group in part]
-        held += [abs(miss) <= half_width(row.job, RATES) for miss, row in zip(misses(own, rates), own, strict=True) if row.job]
+        held += [
+            abs(miss) <= half_width(row.job, RATES)
+            for miss, row in zip(misses(own, rates), own, strict=True)
+            if row.job
+        ]
     assert 0.7 <= np.mean(held) <= 0.9
 
 
@@ -117,4 +132,18 @@ def test_no_rows_calibrate_nothing() -> None:
 
 def test_the_shipped_rates_are_those_of_the_shipped_rows() -> None:
     found = fit(rows(), RATES)
-    assert np.max(np.abs(np.log(np.array([getattr(found, name) / getattr(RATES, name) for name in ("products", "pattern", "scale_up")])))) < 0.05
+    assert (
+        np.max(
+            np.abs(
+                np.log(
+                    np.array(
+                        [
+                            getattr(found, name) / getattr(RATES, name)
+                            for name in ("products", "pattern", "scale_up")
+                        ]
+                    )
+                )
+            )
+        )
+        < 0.05
+    )

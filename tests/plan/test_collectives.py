@@ -56,7 +56,9 @@ def test_a_ring_leaves_the_domain_over_as_many_links_as_it_has_members_there() -
 def test_a_token_goes_once_to_each_other_domain() -> None:
     copies, many = 8, 4096
     generator = np.random.default_rng(0)
-    domains = generator.integers(0, 4, size=(many, copies))  # where each copy's expert lies, of 32 ranks in 4 domains
+    domains = generator.integers(
+        0, 4, size=(many, copies)
+    )  # where each copy's expert lies, of 32 ranks in 4 domains
     reached = np.mean([len(set(row[row != 0])) for row in domains])
     _, outer = exchange_seconds(H100, 1.0, copies, 32)
     assert float(outer) * H100.scale_out == pytest.approx(reached, rel=0.02)

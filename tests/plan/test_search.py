@@ -45,7 +45,17 @@ def test_every_layout_uses_all_accelerators_and_the_whole_batch(found: Search) -
 
 
 def test_no_layout_is_there_twice(found: Search) -> None:
-    names = ("data", "tensor", "pipeline", "interleave", "context", "expert", "sharding", "micro_batch", "recompute")
+    names = (
+        "data",
+        "tensor",
+        "pipeline",
+        "interleave",
+        "context",
+        "expert",
+        "sharding",
+        "micro_batch",
+        "recompute",
+    )
     numbers = np.stack([np.asarray(getattr(found.layouts, name)) for name in names], axis=1)
     assert len(np.unique(numbers, axis=0)) == len(numbers)
 
@@ -79,7 +89,9 @@ def test_without_memory_only_sharded_layouts_are_left() -> None:
 
 
 def test_where_nothing_fits_the_reasons_are_said() -> None:
-    nothing = search(replace(JOB, batch=7), 8, size=lambda job: Fixed(np.full(np.shape(job.layout.data), 1e30)))
+    nothing = search(
+        replace(JOB, batch=7), 8, size=lambda job: Fixed(np.full(np.shape(job.layout.data), 1e30))
+    )
     with pytest.raises(UsageError, match="do not fit the memory"):
         _ = nothing.best
 
@@ -96,7 +108,10 @@ def test_no_accelerators_are_refused() -> None:
 
 
 def test_a_layout_reads_as_a_sentence() -> None:
-    assert in_words(Layout(data=4, tensor=8, sharding=1)) == "4 data, 8 tensor, ZeRO-1, micro-batch 1, recompute none"
+    assert (
+        in_words(Layout(data=4, tensor=8, sharding=1))
+        == "4 data, 8 tensor, ZeRO-1, micro-batch 1, recompute none"
+    )
 
 
 def sweep(group: str) -> list[Row]:
@@ -110,7 +125,9 @@ def test_bloom_layouts_are_ranked_as_they_were_measured() -> None:
     assert spearmanr([row.seconds for row in rows], forecast)[0] > 0.8
 
 
-@pytest.mark.parametrize("group", ["BLOOM prequel 0220-200B", "BLOOM prequel 0220-187B", "BLOOM prequel 0221-181B"])
+@pytest.mark.parametrize(
+    "group", ["BLOOM prequel 0220-200B", "BLOOM prequel 0220-187B", "BLOOM prequel 0221-181B"]
+)
 def test_the_layout_that_is_chosen_is_within_5_percent_of_the_best_that_was_measured(group: str) -> None:
     rows = sweep(group)
     flops = [training(row.job.architecture, row.job.length) * row.job.tokens for row in rows if row.job]

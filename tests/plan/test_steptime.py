@@ -54,7 +54,9 @@ def test_tensor_ranks_reduce_four_activations_a_layer_and_six_where_it_is_comput
         assert float(sent.tensor) == pytest.approx(reduces * 12 * wire / H100.scale_up)
 
 
-def test_zero_1_sends_a_scatter_of_gradients_and_a_gather_of_weights_and_zero_3_half_as_much_again_each_time() -> None:
+def test_zero_1_sends_a_scatter_of_gradients_and_a_gather_of_weights_and_zero_3_half_as_much_again_each_time() -> (
+    None
+):
     one = job(pipeline=1, tensor=1, data=64)
     first = messages(one, share_of(one))
     three = job(pipeline=1, tensor=1, data=64, sharding=3, micro_batch=8)
@@ -109,7 +111,8 @@ def test_many_layouts_at_once_are_each_of_them_alone() -> None:
     "change",
     [
         {"batch": 1024}, {"length": 4096}, {"architecture": replace(GPT, layers=128)},
-        {"architecture": replace(GPT, ff_width=65536)}, {"layout": Layout(8, 8, 8, sharding=1, recompute=Recompute.FULL)},
+        {"architecture": replace(GPT, ff_width=65536)},
+        {"layout": Layout(8, 8, 8, sharding=1, recompute=Recompute.FULL)},
         {"accelerator": replace(H100, bandwidth=H100.bandwidth / 2)},
         {"accelerator": replace(H100, scale_up=H100.scale_up / 2)}, {"fused_attention": False},
     ],
@@ -120,7 +123,13 @@ def test_more_work_or_a_slower_machine_takes_longer(change: dict[str, object]) -
 
 def test_better_rates_are_faster() -> None:
     before = float(step_time(job()).total)
-    for name, better in (("products", 1.1), ("bandwidth", 1.1), ("scale_up", 1.1), ("straggler", 0.5), ("stall", 0.5)):
+    for name, better in (
+        ("products", 1.1),
+        ("bandwidth", 1.1),
+        ("scale_up", 1.1),
+        ("straggler", 0.5),
+        ("stall", 0.5),
+    ):
         faster = replace(RATES, **{name: getattr(RATES, name) * better})
         assert float(step_time(job(), faster).total) < before
 
@@ -142,7 +151,9 @@ def test_a_short_message_hides_and_a_long_one_shows() -> None:
 def test_tiles_that_fill_all_units_lose_nothing_and_one_more_wave_loses_nearly_half() -> None:
     full = quantised(128 * 256.0, 132 * 128.0, "H100-SXM-80GB")
     assert float(full) == 1
-    assert float(quantised(256.0, 133 * 128.0, "H100-SXM-80GB")) < float(quantised(256.0, 132 * 128.0, "H100-SXM-80GB"))
+    assert float(quantised(256.0, 133 * 128.0, "H100-SXM-80GB")) < float(
+        quantised(256.0, 132 * 128.0, "H100-SXM-80GB")
+    )
 
 
 def test_sides_that_64_divides_are_aligned() -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from glassformer.errors import UsageError
 from glassformer.plan.own import Own, carried, features
@@ -38,6 +37,7 @@ SCALE = 0.06
 SURE = {
     "products": 0.1, "products_8": 0.15, "products_4": 0.3, "bandwidth": 0.1, "score": 0.2, "scale_up": 0.13,
     "scale_out": 0.17, "hidden": 0.13, "exchange": 0.27, "stall": 0.2, "throttle": 0.4, "deepspeed": 0.07,
+    "crowded": 0.07,
 }  # fmt: skip
 """Standard deviations of the logarithm of what one would guess; 0.33 for the others."""
 FREE = tuple(field.name for field in fields(Rates) if field.name != "own")
@@ -61,6 +61,8 @@ def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
 def _fit(
     todo: Work, taken: Floats, weight: Floats, names: Sequence[str], start: Rates, prior: Rates, sure: Floats
 ) -> Rates:
+    from scipy.optimize import least_squares  # only a fit needs it, and it takes long to import
+
     expected = np.log([getattr(prior, name) for name in names])
 
     def rates(logs: Floats) -> Rates:

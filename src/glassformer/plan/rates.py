@@ -69,6 +69,8 @@ class Rates:
     """How the speed of products grows with the power that is there for them: (W / TFLOP/s) to this."""
     deepspeed: float = 1.1
     """Times that a stage takes in DeepSpeed's pipeline."""
+    crowded: float = 1.03
+    """Times that a layer takes while ZeRO-3 gathers and scatters beside it."""
     straggler: float = 0.012
     """Time that each doubling of the accelerators adds, beyond eight."""
     stall: float = 0.02

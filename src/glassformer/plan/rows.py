@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from glassformer.errors import UsageError
 from glassformer.plan.architecture import Architecture, Kind, Latent
 from glassformer.plan.flops import training
 from glassformer.plan.hardware import data_rows
@@ -76,13 +77,26 @@ class Row:
 
 
 def measured_rows(path: Path | None = None) -> list[Row]:
-    """All rows; of another table with the same columns, where `path` names one."""
-    lines = (
-        list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        if path
-        else data_rows("measured_steps")
-    )
-    return [read_row(line) for line in lines]
+    """All rows; of another table with the same columns, where `path` names one. Columns it lacks are open."""
+    shipped = data_rows("measured_steps")
+    if path is None:
+        return [read_row(line) for line in shipped]
+    blank = dict.fromkeys(shipped[0], "")
+    found = []
+    for number, line in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
+        full = blank | OWN
+        full |= {name: value for name, value in line.items() if name in blank and value}
+        try:
+            found.append(read_row(full))
+        except ValueError as error:
+            raise UsageError(
+                f"{path}, line {number}: {error}.", expected="The columns of data/measured_steps.csv."
+            ) from error
+    return found
+
+
+OWN = {"source": "own", "group": "own", "arch": "decoder", "precision": "bf16", "date": "2026-01"}
+"""What a table of one's own need not say."""
 
 
 def read_row(line: Mapping[str, str]) -> Row:

@@ -105,7 +105,7 @@ def _computed(w: Work, r: Rates) -> tuple[Number, Number, Number, Number]:
     )
     busy = matmul + pattern + moved
     bandwidth = moved + np.hypot(busy, host) - busy  # the host runs ahead of kernels that are long enough
-    slow = np.where(w.deepspeed > 0, r.deepspeed, 1.0)
+    slow = np.where(w.deepspeed > 0, r.deepspeed, 1.0) * np.where(w.messages.gather > 0, r.crowded, 1.0)
     head = w.head / (r.products * clock) + w.head_bytes / r.bandwidth
     return matmul * slow, pattern * slow, bandwidth * slow, head
 
