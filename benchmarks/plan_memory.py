@@ -153,7 +153,7 @@ RULES: dict[str, Callable[[Row], float]] = {
 _BASE = {
     "model.heads": 4,
     "tokenizer.kind": "characters", "train.steps": 3, "train.checkpoint_every": 2, "train.validate_every": 100,
-    "train.sample_every": 100, "train.validation_tokens": 2000, "engine.compile": "off",
+    "train.sample_every": 100, "train.validation_tokens": 2000, "engine.compile": "off", "optimizer.kind": "adamw",
 }  # fmt: skip
 HERE: dict[str, tuple[int, dict[str, Any]]] = {
     "small": (64, {"train.batch": 16, "model.width": 256, "model.layers": 4, "model.context": 128}),
