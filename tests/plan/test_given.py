@@ -72,6 +72,11 @@ def test_what_is_no_amount_is_refused(read, odd):
     assert told.value.expected
 
 
+def test_a_budget_is_refused_under_its_own_name():
+    with pytest.raises(UsageError, match="spend is '0 days'"):
+        given.budget("0 days", "spend")
+
+
 def test_millions_are_not_minutes():
     with pytest.raises(UsageError, match="millions, or minutes"):
         given.duration("5M")

@@ -91,6 +91,7 @@ def test_a_processors_peak_is_cores_times_clock_times_flops_a_cycle():
     one = processor(8, 3.0, "avx2", memory=64e9, bandwidth=50e9)
     assert one.peaks == {"fp32": 8 * 3e9 * 32}
     assert processor(56, 2.0, "amx", memory=1e12, bandwidth=3e11).peaks["bf16"] == 56 * 2e9 * 1024
+    assert accelerator("EPYC-9654").vendor == "AMD CPU"
     assert accelerator("EPYC-9654").bandwidth == pytest.approx(460.8e9)
     with pytest.raises(UsageError, match="no instructions 'avx3'"):
         processor(8, 3.0, "avx3", memory=1e9, bandwidth=1e9)

@@ -103,6 +103,15 @@ def test_the_quickest_way_is_taken():
     assert sum(row["share"] for row in found.rows()) == pytest.approx(1)
 
 
+def test_a_compiled_step_saves_part_of_what_is_no_product():
+    a = Architecture.of(CONFIG)
+    eager = cpu.step_time(a, even(head=1e-9), batch=4, length=64)
+    compiled = cpu.step_time(a, even(head=1e-9), batch=4, length=64, compiled=True)
+    assert compiled.products == eager.products
+    assert compiled.attention == pytest.approx(cpu.COMPILED * eager.attention)
+    assert compiled.elements == pytest.approx(cpu.COMPILED * eager.elements)
+
+
 def test_models_that_are_not_trained_here_are_refused():
     for name in ("mixtral", "deepseek-v3"):
         with pytest.raises(UsageError, match="without experts"):
@@ -121,7 +130,7 @@ def test_a_kept_profile_is_this_machine(home):
     one = accelerator("here")
     assert one == this_machine()
     assert (one.memory, one.peak("bf16"), one.bandwidth) == (8 * 2**30, 2e10, 1e30)
-    assert "abacus" in one.name
+    assert ("abacus" in one.name, one.vendor) == (True, "CPU")
     assert "2026-11-29" in one.provenance("bandwidth")
 
 

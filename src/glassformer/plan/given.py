@@ -71,13 +71,13 @@ def memory(given: Given, name: str = "memory") -> float:
 
 def budget(given: Given, name: str = "budget") -> Budget:
     """Money, time or FLOPs by the unit; a plain number is dollars, or FLOPs from 1e15 on."""
-    kinds: dict[str, tuple[Literal["dollars", "seconds", "flops"], Callable[[Given], float]]] = {
+    kinds: dict[str, tuple[Literal["dollars", "seconds", "flops"], Callable[[Given, str], float]]] = {
         "a duration": ("seconds", duration),
         "FLOPs": ("flops", flops),
     }
     unit = _kind(given) if isinstance(given, str) else ""
     kind, read = kinds.get(unit, ("dollars", dollars))
-    value = read(given)
+    value = read(given, name)
     if kind == "dollars" and not unit and value >= 1e15:
         return Budget("flops", value)
     return Budget(kind, value)

@@ -48,6 +48,7 @@ class Accelerator:
 
     name: str
     vendor: str
+    """Of a processor with the word CPU."""
     release: str
     peaks: Mapping[str, float]
     """FLOP/s by `fp32`, `tf32`, `fp16`, `bf16`, `fp8`, `fp4`, dense; only those it has."""
@@ -140,7 +141,7 @@ def processor(
     cycles = cores * gigahertz * 1e9
     peaks = {name: float(cycles * flops) for name, flops in INSTRUCTIONS[instructions].items()}
     return Accelerator(
-        f"{cores} cores, {instructions}", "", "", peaks, {}, memory, bandwidth, 0.0, 1, 0.0, power,
+        f"{cores} cores, {instructions}", "CPU", "", peaks, {}, memory, bandwidth, 0.0, 1, 0.0, power,
         f"as given: {cores} cores of {gigahertz:g} GHz, {instructions}",
     )  # fmt: skip
 
@@ -178,7 +179,7 @@ def _processor(row: Mapping[str, str]) -> Accelerator:
     )  # fmt: skip
     note = f"{row['note']}; memory is the most that a socket takes"
     return Accelerator(
-        row["cpu"], row["vendor"], row["release"], made.peaks, {}, made.memory, made.bandwidth, 0.0, 1, 0.0,
+        row["cpu"], f"{row['vendor']} CPU", row["release"], made.peaks, {}, made.memory, made.bandwidth, 0.0, 1, 0.0,
         made.power, f"{row['verified']}; {row['source']}, {row['as_of']}", note, row["as_of"],
         frozenset(("memory", "power") if "unverified" in row["verified"] else ()),
     )  # fmt: skip

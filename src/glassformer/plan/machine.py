@@ -56,7 +56,7 @@ def this_machine(profile: Profile | None = None) -> Accelerator:
     )
     peaks = {name: float(rate) for name, rate in found["best_flops_per_second"].items()}
     return Accelerator(
-        name=f"here: {named}", vendor="", release="", peaks=peaks,
+        name=f"here: {named}", vendor="" if on_gpu else "CPU", release="", peaks=peaks,
         achievable=dict.fromkeys(peaks, 1.0), memory=float(found["memory_bytes"] or 0),
         bandwidth=float(found["copy_bytes_per_second"]), scale_up=0.0, domain=1, scale_out=0.0, power=0.0,
         source=f"measured by glassformer bench, {found['date']}", as_of=found["date"],
