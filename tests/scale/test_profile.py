@@ -69,8 +69,8 @@ def test_every_number_that_can_be_held_is_what_it_is_held_at(form: str) -> None:
     kind = FORMS[form]
     theta = kind.starts(logs, np.log(losses(N, D)))
     for name, values in kind.values(theta, centres).items():
-        if (form, name) in (("annealed", "warm"), ("kaplan", "alpha_N"), ("tied", "beta")):
-            continue
+        if name in ("warm", "p", "S") or (form, name) in (("kaplan", "alpha_N"), ("tied", "beta")):
+            continue  # no straight lines, or nothing that anybody asks for
         value = float(values[0]) * 1.1
         held = hold(kind, {name: value}, centres)
         phi = held.phi(theta)

@@ -80,4 +80,4 @@ def forecast(
     sentences([words.title(forecaster.law), words.counting(forecaster.law)])
     for warning in found.warnings:
         note(f"warning: {warning}")
-    doubted(forecaster.law)
+    doubted(forecaster.doubts)

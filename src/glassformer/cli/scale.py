@@ -13,6 +13,7 @@ from glassformer import charts
 from glassformer.cli.terminal import document, heading, note, sentences, table
 from glassformer.errors import UsageError
 from glassformer.scale import words
+from glassformer.scale.honesty import Doubt
 from glassformer.scale.points import Points
 
 Approach = Literal[
@@ -119,9 +120,9 @@ def keep(
         note(f"It is in {path}.")
 
 
-def doubted(law: gf.Law) -> None:
-    """The doubts of a law, each with its effect, on stderr."""
-    for doubt in law.doubts:
+def doubted(doubts: list[Doubt]) -> None:
+    """Doubts, each with its effect, on stderr."""
+    for doubt in doubts:
         note(f"warning: {doubt}")
 
 
@@ -143,7 +144,7 @@ def _law(law: gf.Law, profile: list[str] | None, *, out: list[Path] | None, json
         heading("Points that lie off, and the law without them")
         table(words.shown(law.off))
     sentences([words.of_fit(law)])
-    doubted(law)
+    doubted(law.doubts)
 
 
 def _allocation(points: Points, method: str, bootstrap: int, *, out: list[Path] | None, json: bool) -> None:

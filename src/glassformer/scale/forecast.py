@@ -23,8 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -36,6 +37,9 @@ from glassformer.scale.laws import Array
 from glassformer.scale.points import Points
 from glassformer.scale.solve import Prior
 from glassformer.units import show_count
+
+if TYPE_CHECKING:
+    from glassformer.scale.honesty import Doubt
 
 PRIOR = {"alpha": (0.33, 0.03), "beta": (0.33, 0.03), "floor": (0.65, 0.1)}
 """Mean and standard deviation of the exponents, and of the floor as a share of the lowest loss (of its logarithm)."""
@@ -105,7 +109,7 @@ class Forecaster:
             "intervals": forecast.rows(), "beyond": dict(forecast.beyond), "noise": self.noise, "drift": self.drift,
             "law": self.law.rows(), "backtest": self.tested.rows(), "allocation": self.allocation(forecast.C),
             "flattens": {"gain": gain, "C": flat, "low": low, "high": high}, "warnings": list(forecast.warnings),
-            "doubts": [doubt.row() for doubt in self.law.doubts],
+            "doubts": [doubt.row() for doubt in self.doubts],
         }  # fmt: skip
 
     @classmethod
@@ -118,6 +122,12 @@ class Forecaster:
         return cls(
             law, max(1e-3, float(np.sqrt(np.mean(np.clip(law.residuals, -0.05, 0.05) ** 2)))), drift, tested
         )
+
+    @cached_property
+    def doubts(self) -> list[Doubt]:
+        """What is to be said against the runs, by the plain law of them (scale/honesty.py)."""
+        assert self.law.points is not None
+        return fit(self.law.points, bootstrap=200).doubts
 
     def save(self, path: str | Path) -> Path:
         """Write it as a .json that `load` reads without fitting again."""

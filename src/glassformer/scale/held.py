@@ -68,7 +68,7 @@ def hold(form: Form, values: Mapping[str, float], centres: Centres) -> Held:
         if name not in known:
             raise UsageError(
                 f"{name!r} of the law {form.name} cannot be held;",
-                expected=nearest(name, known) if known else "none of its numbers can.",
+                expected=nearest(name, known),
             )
         lines.append(known[name])
     rows, sides = np.array([line for line, _ in lines]), np.array([side for _, side in lines])
@@ -78,13 +78,6 @@ def hold(form: Form, values: Mapping[str, float], centres: Centres) -> Held:
 def _lines(form: Form, v: float, centres: Centres) -> dict[str, tuple[list[float], float]]:
     """Number -> (m, k) of m theta = k where it is v."""
     log_v = float(np.log(v)) if v > 0 else -np.inf
-    if form.name in ("chinchilla", "annealed"):
-        n, d, more = centres["n"], centres["d"], [0.0] * (form.name == "annealed")
-        found = {
-            "E": ([1.0, 0, 0, 0, 0], log_v), "A": ([0.0, 1, n, 0, 0], log_v), "B": ([0.0, 0, 0, 1, d], log_v),
-            "alpha": ([0.0, 0, 1, 0, 0], v), "beta": ([0.0, 0, 0, 0, 1], v), "a": ([0.0, 0, -v, 0, 1 - v], 0.0),
-        }  # fmt: skip
-        return {name: ([*line, *more], side) for name, (line, side) in found.items()}
     if form.name == "tied":
         n, d = centres["n"], centres["d"]
         return {"E": ([1.0, 0, 0, 0], log_v), "A": ([0.0, 1, n, 0], log_v), "B": ([0.0, 0, d, 1], log_v),
@@ -94,7 +87,12 @@ def _lines(form: Form, v: float, centres: Centres) -> dict[str, tuple[list[float
     if form.name == "kaplan":
         return {"N_c": ([1.0, centres["n"] - log_v, 0, 0], 0.0), "D_c": ([0.0, 0, 1, 0], log_v - centres["d"]),
                 "alpha_D": ([0.0, 0, 0, 1], v)}  # fmt: skip
+    if form.needs == "nd":  # theta = (e, a, alpha, b, beta), and of some forms one more
+        n, d, more = centres["n"], centres["d"], [0.0] * (form.name != "chinchilla")
+        found = {
+            "E": ([1.0, 0, 0, 0, 0], log_v), "A": ([0.0, 1, n, 0, 0], log_v), "B": ([0.0, 0, 0, 1, d], log_v),
+            "alpha": ([0.0, 0, 1, 0, 0], v), "beta": ([0.0, 0, 0, 0, 1], v), "a": ([0.0, 0, -v, 0, 1 - v], 0.0),
+        }  # fmt: skip
+        return {name: ([*line, *more], side) for name, (line, side) in found.items()}
     x = form.needs
-    if x not in centres:
-        return {}
     return {f"{x.upper()}_c": ([1.0, centres[x] - log_v], 0.0), f"alpha_{x.upper()}": ([0.0, 1], v)}

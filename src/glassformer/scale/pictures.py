@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WIDE = (640, 330)
 _BLUE, _ORANGE, _GREEN = charts.PALETTE[:3]
 _GREY = "#7b8794"
+_APART = 0.025
+"""Of the height of a chart: words that are nearer to each other cannot be read."""
 _MOST = 1500
 """Points in one chart: with more, a page is too large to be mailed, and none could be told from another."""
 
@@ -158,9 +160,15 @@ def fan(forecaster: Forecaster, forecast: Forecast, size: tuple[int, int] = WIDE
         "mark": {"type": "text", "dy": -9, "fontSize": 13, "fontWeight": 600},
         "encoding": {**at, "y": y | {"field": "high"}, "text": {"field": "words"}},
     }
+    total = np.log(max(points.loss.max(), rows[0]["loss"]) / rows[-1]["low90%"])
+    apart = np.log(rows[-1]["high90%"] / rows[-1]["high80%"]) / total > _APART
     names = [
-        {"C": rows[-1]["C"], "loss": rows[-1][f"high{level:.0%}"], "words": f"{level:.0%}"}
-        for level in forecast.intervals
+        {
+            "C": rows[-1]["C"],
+            "loss": rows[-1][f"high{level:.0%}"],
+            "words": f"{level:.0%}" if apart else "50, 80, 90%",
+        }
+        for level in (forecast.intervals if apart else [max(forecast.intervals)])
     ]
     levels: charts.Spec = {
         "data": {"values": names},

@@ -27,6 +27,7 @@ from glassformer.units import show_count
 if TYPE_CHECKING:
     from glassformer.scale.fit import Law
     from glassformer.scale.forecast import Forecast, Forecaster
+    from glassformer.scale.honesty import Doubt
     from glassformer.scale.next_run import NextRuns
 
 _HALF = (390, 270)
@@ -43,7 +44,7 @@ def law_report(law: Law, path: str | Path) -> Path:
         _header(f"A law of loss: {law.form}", words.title(law), words.counting(law)),
         page.cards(_cards(law)),
         page.section("In words", "", _sentences(words.of_law(law))),
-        _doubts(law),
+        _doubts(law.doubts),
         page.section(
             "The runs and the law", "Each dot is a run, the larger the model the darker.",
             _pair(pictures.frontier(law, _HALF), pictures.residuals(law, _HALF)),
@@ -91,7 +92,7 @@ def forecast_report(
             _figure(pictures.tested(forecaster.tested), forecaster.tested.rows()),
             page.table(words.shown(forecaster.tested.rows())),
         ) if forecaster.tested.cuts else "",
-        _doubts(law),
+        _doubts(forecaster.doubts),
         page.section(
             "The same compute, other sizes", "", _sentences(flat.sentences()), page.table(words.shown(flat.rows())),
         ),
@@ -194,8 +195,7 @@ def _cards(law: Law) -> list[tuple[str, str]]:
     return cards
 
 
-def _doubts(law: Law) -> str:
-    found = law.doubts
+def _doubts(found: Sequence[Doubt]) -> str:
     if not found:
         return page.section("What is to be said against it", "", "<p>None of the checks found anything.</p>")
     rows = [
