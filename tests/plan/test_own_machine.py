@@ -68,6 +68,22 @@ def test_a_plain_network_is_planned_too_and_says_how_little_is_known() -> None:
         gf.plan("demo-digits")
 
 
+def test_an_encoder_that_guesses_hidden_tokens_computes_the_head_for_those_alone() -> None:
+    found = gf.plan(
+        {
+            **RECIPE,
+            "task": "mask",
+            "model": {**MODEL, "kind": "encoder"},
+            "tokenizer": {"vocab": 500},
+            "mask": {"share": 0.2},
+        }
+    )
+    config = ModelConfig(**MODEL, kind="encoder")
+    assert found.flops_full.value == pytest.approx(
+        flops_per_token(config, "matmul", predicted=0.2) * found.tokens.value, rel=1e-6
+    )
+
+
 def test_without_a_profile_the_first_thing_to_do_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

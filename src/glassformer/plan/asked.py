@@ -45,6 +45,8 @@ class Asked:
     optimizer: str = "adamw"
     micro_batch: int | None = None
     """Rows computed at once, where a recipe says."""
+    predicted: float = 1.0
+    """Share of the tokens that the head is computed for: the hidden ones of an encoder."""
     minutes: float | None = None
     """How long a recipe trains, where it says that instead of tokens."""
     own: bool = False
@@ -143,7 +145,7 @@ def _preset(name: str, overrides: Mapping[str, Any] | None) -> Asked | None:
 
 def _of_recipe(recipe: AnyRecipe) -> Asked:
     from glassformer.model.config import ModelConfig
-    from glassformer.train.recipe import TableRecipe
+    from glassformer.train.recipe import MaskRecipe, TableRecipe
 
     model, train = recipe.model, recipe.train
     said = f"recipe {recipe.name}"
@@ -160,6 +162,7 @@ def _of_recipe(recipe: AnyRecipe) -> Asked:
         recipe.name, Architecture.of(model, recipe.name), float(tokens) if tokens else None, length,
         read_length=length if model.kind == "encoder-decoder" else 0, batch=train.batch,
         precision=None if recipe.engine.precision == "auto" else recipe.engine.precision,
-        optimizer=recipe.optimizer.kind, micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes,
-        own=True, sources=sources, context=length,
+        predicted=recipe.mask.share if isinstance(recipe, MaskRecipe) else 1.0, optimizer=recipe.optimizer.kind,
+        micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes, own=True, sources=sources,
+        context=length,
     )  # fmt: skip

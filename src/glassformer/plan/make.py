@@ -74,10 +74,10 @@ def plan(
     setting = Setting(
         machine, profile, rates, read_law(law or DEFAULT), precision, layout,
         None if price is None else given.dollars(price, "price"), grid_carbon,
-        None if batch is None else given.whole(batch, "batch"), None if length is None else given.whole(length,
-        "length"),
-        None if unique is None else given.tokens(unique, "unique"), 0.0 if serve is None else given.tokens(serve,
-        "serve"),
+        None if batch is None else given.whole(batch, "batch"),
+        None if length is None else given.whole(length, "length"),
+        None if unique is None else given.tokens(unique, "unique"),
+        0.0 if serve is None else given.tokens(serve, "serve"),
     )  # fmt: skip
     if profile and num not in (None, 1):
         raise UsageError(

@@ -1,5 +1,4 @@
-"""The numbers of a plan, each with its formula, its inputs and their source: from a job with a layout to days and
-dollars.
+"""The numbers of a plan, each with its formula, inputs and their source: from a job with a layout to days and dollars.
 
 steps = D / (B s)                      days = steps t / 86400 / goodput         hours = 24 days n
 utilisation = F B s / (t n peak)       goodput: failures, checkpoints and restarts, drawn 400 times (`simulate`)
@@ -10,16 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from glassformer.plan.asked import Asked
 from glassformer.plan.campaigns import overhead
-from glassformer.plan.course import outlook
+from glassformer.plan.course import Outlook, outlook
 from glassformer.plan.failures import Between
 from glassformer.plan.flops import forward, training
 from glassformer.plan.goodput import stall_table
 from glassformer.plan.intervals import product, within
-from glassformer.plan.layout import Job
+from glassformer.plan.layout import Job, Recompute
 from glassformer.plan.memory import FORMULAS, INTERVAL, Memory
 from glassformer.plan.quantity import Quantity
 from glassformer.plan.steptime import StepTime
@@ -69,27 +69,28 @@ def _counted(want: Asked, job: Job) -> Iterator[Quantity]:
     length = want.quantity("length", job.length, "tokens")
     batch = want.quantity("batch", job.batch, "rows")
     yield from (tokens, length, batch)
-    once = forward(a, job.length, read_length=job.read_length, convention="causal")
+    row: dict[str, Any] = {"read_length": job.read_length, "predicted": want.predicted}
+    once = forward(a, job.length, convention="causal", **row)
     shares = [
         Quantity(name, value, unit="FLOP", formula=_FORWARD[name])
         for name, value in asdict(once).items()
         if value
     ]
-    each = Quantity("flops_per_token", training(a, job.length, read_length=job.read_length, convention="causal",
-    trained=job.trained),
-                    unit="FLOP", formula="3 x forward pass: the backward pass multiplies each gradient by both factors",
-                    inputs=(*shares, length))  # fmt: skip
+    count = partial(training, a, job.length, trained=job.trained, **row)
+    each = Quantity(
+        "flops_per_token", count(convention="causal"), unit="FLOP", inputs=(*shares, length),
+        formula="3 x forward pass: the backward pass multiplies each gradient by both factors",
+    )  # fmt: skip
     yield Quantity("flops", each.value * tokens.value, unit="FLOP", inputs=(each, tokens),
                    formula="FLOPs of a token x D; model FLOPs, causal: attention over what a token sees")  # fmt: skip
+    done = count(
+        convention="causal" if job.causal_half else "full", recompute=Recompute(int(job.layout.recompute))
+    )
     for name, value, said in (
-        ("flops_full", training(a, job.length, read_length=job.read_length, convention="full", trained=job.trained),
-         "the same, with attention over all s keys (PaLM, Megatron)"),
-        ("flops_six_n", training(a, job.length, convention="six_n"), "6 N D, without vectors that are only looked up"),
-        ("flops_hardware", training(a, job.length, read_length=job.read_length,
-        convention="causal" if job.causal_half else "full",
-                                    recompute=_recompute(job), trained=job.trained),
-         "what the hardware does: with what is computed again"),
-    ):  # fmt: skip
+        ("flops_full", count(convention="full"), "the same, with attention over all s keys (PaLM, Megatron)"),
+        ("flops_six_n", count(convention="six_n"), "6 N D, without vectors that are only looked up"),
+        ("flops_hardware", done, "what the hardware does: with what is computed again"),
+    ):
         yield Quantity(name, value * tokens.value, unit="FLOP", formula=said, inputs=(tokens,))
 
 
@@ -156,9 +157,10 @@ def _course(
     """Failures, checkpoints and what they leave of the time."""
     n = int(job.layout.accelerators)
     work = found["days_undisturbed"].value * 86_400
-    seen = outlook(work, parameters=found["parameters"].value, accelerators=n, per_node=min(n, NODE),
-    precision=job.precision,
-                   step_seconds=found["step_seconds"].value)  # fmt: skip
+    seen = outlook(
+        work, parameters=found["parameters"].value, accelerators=n, per_node=min(n, NODE), precision=job.precision,
+        step_seconds=found["step_seconds"].value,
+    )  # fmt: skip
     course, back, ends = seen.course, seen.recovery, seen.ends
     r = seen.rate.within(0.8)
     fails = Quantity(
@@ -176,10 +178,11 @@ def _course(
     )
     stall = Quantity("stall", course.saving.stall, unit="s", inputs=(size,),
                      formula="1 s + bytes of an accelerator / 10 GB/s: the copy to the host")  # fmt: skip
-    restart = Quantity("restart", back.seconds, unit="s",
-                       formula="detect + reschedule + start + restore + warm up; data/failures.csv and 2509.16293",
-                       inputs=tuple(Quantity(name, value, unit="s") for name,
-                       value in asdict(back).items()))  # fmt: skip
+    restart = Quantity(
+        "restart", back.seconds, unit="s",
+        formula="detect + reschedule + start + restore + warm up; data/failures.csv and 2509.16293",
+        inputs=tuple(Quantity(name, value, unit="s") for name, value in asdict(back).items()),
+    )  # fmt: skip
     tau = Quantity("checkpoint_interval", course.interval, unit="s", inputs=(stall, between, restart),
                    formula="sqrt(2 (M + R) delta + delta^2), and no shorter than a write (2410.18124)")  # fmt: skip
     broken, good, days = (ends.within(name) for name in ("interruptions", "goodput", "days"))
@@ -194,9 +197,10 @@ def _course(
         (node, fails, found["days_undisturbed"]),
     )
     others = Quantity("evaluation", course.evaluation, unit="share", source="BLOOM: 12 min every 1000 steps")
-    goodput = _between("goodput", good, "share",
-    "steps / time, drawn 400 times with failures, saves, restarts, evaluation, "
-                       "planned stops and rewinds", (between, tau, stall, restart, others))  # fmt: skip
+    how = (
+        "steps / time, drawn 400 times with failures, saves, restarts, evaluation, planned stops and rewinds"
+    )
+    goodput = _between("goodput", good, "share", how, (between, tau, stall, restart, others))
     needed = product(
         "days", [(found["days_undisturbed"], 1), (goodput, -1)], "days", formula="days undisturbed / goodput"
     )
@@ -212,25 +216,40 @@ def _course(
         billed = Quantity("billed", 1.0, source="nobody bills it")
     hours = product("accelerator_hours", [(needed, 1), (found["accelerators"], 1), (billed, 1)], "h", constant=24,
                     formula="24 x days x n x what is billed")  # fmt: skip
-    parts = {
-        "training": work / 86_400, "evaluation": course.evaluation * work / 86_400,
-        "saving": course.segments * course.saving.stall / 86_400,
-        "restarts": broken.value * (back.seconds + course.saving.write) / 86_400,
-        "planned stops and rewinds": course.stretch * days.value,
-    }  # fmt: skip
-    parts["work done again"] = max(0.0, days.value - sum(parts.values()))
-    told = (
-        stall_table(seen.mtbf_hours, back.seconds, work_days=work / 86_400, accelerators=n)
-        if not own_machine
-        else []
+    stalls = [] if own_machine else _stalls(seen, work, n)
+    return (
+        [between, tau, interruptions, goodput, needed, hours],
+        stalls,
+        _where_days_go(seen, work, broken.value, days.value),
     )
-    stalls = [{"a checkpoint stalls for": f"{row['stall_seconds']:g} s",
-    "saved every": f"{row['interval_minutes']:.3g} min",
-               "goodput": f"{row['goodput']:.1%}", "days": row["days"],
-               "accelerator hours lost": round(row["lost_accelerator_hours"])}
-              for row in told]  # fmt: skip
-    return ([between, tau, interruptions, goodput, needed, hours], stalls,
-            [{"part": name, "days": value} for name, value in parts.items()])  # fmt: skip
+
+
+def _where_days_go(seen: Outlook, work: float, failures: float, days: float) -> list[dict[str, Any]]:
+    """Rows `part, days`; what is done again is what the others leave."""
+    course, day = seen.course, 86_400
+    parts = {
+        "training": work / day, "evaluation": course.evaluation * work / day,
+        "saving": course.segments * course.saving.stall / day,
+        "restarts": failures * (seen.recovery.seconds + course.saving.write) / day,
+        "planned stops and rewinds": course.stretch * days,
+    }  # fmt: skip
+    parts["work done again"] = max(0.0, days - sum(parts.values()))
+    return [{"part": name, "days": value} for name, value in parts.items()]
+
+
+def _stalls(seen: Outlook, work: float, accelerators: int) -> list[dict[str, Any]]:
+    """What checkpoints that stall for 10 s up to 5 min would cost."""
+    told = stall_table(
+        seen.mtbf_hours, seen.recovery.seconds, work_days=work / 86_400, accelerators=accelerators
+    )
+    return [
+        {
+            "a checkpoint stalls for": f"{row['stall_seconds']:g} s",
+            "saved every": f"{row['interval_minutes']:.3g} min", "goodput": f"{row['goodput']:.1%}",
+            "days": row["days"], "accelerator hours lost": round(row["lost_accelerator_hours"]),
+        }
+        for row in told
+    ]  # fmt: skip
 
 
 def _spent(
@@ -299,12 +318,6 @@ def _between(
     name: str, one: Between, unit: str, formula: str, inputs: Sequence[Quantity] = (), source: str = ""
 ) -> Quantity:
     return Quantity(name, one.value, one.low, one.high, unit, formula, tuple(inputs), source)
-
-
-def _recompute(job: Job) -> Any:
-    from glassformer.plan.layout import Recompute
-
-    return Recompute(int(job.layout.recompute))
 
 
 _BASES = {

@@ -72,9 +72,8 @@ def planned(
     job = found.job
     step, held = _step(setting, job), memory(job)
     made = numbers(want, job, step, held, own_machine=setting.own, step_error=_step_error(setting, job),
-                   own_rows=len(setting.rates.own),
-                   timed=setting.timed is not None and job.architecture.kind != "network", price=setting.price,
-                   carbon=setting.carbon)  # fmt: skip
+                   own_rows=len(setting.rates.own), price=setting.price, carbon=setting.carbon,
+                   timed=setting.timed is not None and job.architecture.kind != "network")  # fmt: skip
     title = f"{want.name} on {_on(setting, count)}"
     first = Plan(title, job, made.quantities, step, held, own_machine=setting.own)
     if quick:
@@ -95,8 +94,7 @@ def planned(
     return replace(
         first, quantities=quantities, layouts=found.rows, unfit=found.unfit, warnings=tuple(warnings),
         nearest=nearest(quantities["flops"].value, setting.machine, count), optimum=best, loss_at=loss_at,
-        stalls=made.stalls, time=made.time,
-        looked_at=found.looked_at, fit=found.fit, notes=(*notes, *NOTES),
+        stalls=made.stalls, time=made.time, looked_at=found.looked_at, fit=found.fit, notes=(*notes, *NOTES),
     )  # fmt: skip
 
 
@@ -120,11 +118,8 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
         return chosen(job, count, setting.rates, quick=quick)
     except DoesNotFit as error:
         least = next((n for n in ladder(count + 1) if _fits(job, n)), None)
-        raise DoesNotFit(
-            error.what, expected=f"At least {least:,} of them." if least else "Another accelerator: no number of "
-                                                                              "these does.",
-            do=error.do,
-        ) from None  # fmt: skip
+        enough = f"At least {least:,} of them." if least else "Another accelerator: no number of these does."
+        raise DoesNotFit(error.what, expected=enough, do=error.do) from None
 
 
 def own_precision(profile: Profile, want: Asked) -> Precision:
@@ -237,14 +232,7 @@ def _loss(
         rows.append({"tokens": share * d.value, "value": math.sqrt(low * high), "low": low, "high": high})
     last = maker.forecast(N=n.value, D=d.value)
     low, high = last.intervals[0.8]
-    loss = Quantity(
-        "loss",
-        last.loss,
-        low,
-        high,
-        last.unit or "",
-        "E + A / N^alpha + B / D^beta",
-        (n, d),
-        setting.law.source,
+    form = "E + A / N^alpha + B / D^beta"
+    return Quantity("loss", last.loss, low, high, last.unit or "", form, (n, d), setting.law.source), tuple(
+        rows
     )
-    return loss, tuple(rows)
