@@ -145,6 +145,7 @@ def _preset(name: str, overrides: Mapping[str, Any] | None) -> Asked | None:
 
 def _of_recipe(recipe: AnyRecipe) -> Asked:
     from glassformer.model.config import ModelConfig
+    from glassformer.text.masked import num_picked
     from glassformer.train.recipe import MaskRecipe, TableRecipe
 
     model, train = recipe.model, recipe.train
@@ -162,7 +163,7 @@ def _of_recipe(recipe: AnyRecipe) -> Asked:
         recipe.name, Architecture.of(model, recipe.name), float(tokens) if tokens else None, length,
         read_length=length if model.kind == "encoder-decoder" else 0, batch=train.batch,
         precision=None if recipe.engine.precision == "auto" else recipe.engine.precision,
-        predicted=recipe.mask.share if isinstance(recipe, MaskRecipe) else 1.0, optimizer=recipe.optimizer.kind,
-        micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes, own=True, sources=sources,
-        context=length,
+        predicted=num_picked(recipe.mask, length) / length if isinstance(recipe, MaskRecipe) else 1.0,
+        optimizer=recipe.optimizer.kind, micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes,
+        own=True, sources=sources, context=length,
     )  # fmt: skip

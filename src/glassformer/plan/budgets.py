@@ -10,7 +10,7 @@ import math
 
 from glassformer.errors import UsageError
 from glassformer.plan import energy, given, money
-from glassformer.plan.allocate import best_size, usual
+from glassformer.plan.allocate import BestSize, best_size, usual
 from glassformer.plan.asked import LENGTH, Asked
 from glassformer.plan.flops import training
 from glassformer.plan.plan import Plan
@@ -39,65 +39,71 @@ def best_for(setting: Setting, count: int | None, seconds: float | None, spend: 
         )
     flops = spend.value if spend and spend.kind == "flops" else 0.0
     peak = max(setting.machine.peaks.get(name, 0.0) for name in ("bf16", "fp16", "fp32"))
-    share, found, guess = 0.35, None, 0.0
+    days = seconds / 86_400 if seconds else USUAL_DAYS
+    share = 0.35
     for _ in range(8):
-        hours = _hours(setting, count, seconds, spend, flops, share * peak)
-        guess = flops or hours * 3600 * share * peak
-        if count and guess / (count * share * peak) > LONGEST * 86_400:
-            raise UsageError(
-                f"{guess:.3g} FLOPs take {count:,} x {setting.machine.name} "
-                f"{one_value(guess / (count * share * peak) / 86_400, 'days')}.",
-                expected="More accelerators, or less of a budget.",
-            )  # fmt: skip
-        least = _least(setting, count or 1)
-        if guess < least:
-            worth = one_value(least / (share * peak) / 3600 * _price(setting), "$")
-            raise UsageError(
-                f"The budget trains nothing: it is {guess:.2g} FLOPs on {count or 1:,} x {setting.machine.name}.",
-                expected=f"At least {least:.2g} FLOPs, {worth}: the smallest model that is counted, for ten steps.",
-            )
+        guess = flops or 3600 * share * peak * _hours(setting, count, seconds, spend)
+        _check(setting, guess, count, share * peak)
         best = best_size(
-            guess, setting.law, length=setting.length or LENGTH, serve=setting.serve, unique=setting.unique
+            guess, setting.law, length=_length(setting), serve=setting.serve, unique=setting.unique
         )
-        said = f"best for {guess:.3g} FLOPs by the law {best.law.name}: {best.law.source}"
-        want = Asked(
-            best.architecture.name, best.architecture, best.tokens, setting.length or LENGTH, batch=setting.batch,
-            precision=setting.precision, own=setting.own, sources={"parameters": said, "tokens": said,
-            "length": "4,096, or given"},
-        )  # fmt: skip
-        num = count or fewest(setting, want, (seconds / 86_400) if seconds else USUAL_DAYS, must=False)
-        found = planned(setting, want, num, optimum=best, quick=True)
-        took = found.quantities["accelerator_hours"].value
-        reached = found.quantities["flops"].value / (took * 3600 * peak)
+        want = _asked(setting, best)
+        num = count or fewest(setting, want, days, must=False)
+        found = planned(setting, want, num, optimum=best, quick=True).quantities
+        reached = found["flops"].value / (found["accelerator_hours"].value * 3600 * peak)
         if flops or abs(reached / share - 1) < _CLOSE:
             break
         share = reached
-    assert found is not None
     return planned(setting, want, num, optimum=best, spend=spend)
 
 
-def _least(setting: Setting, count: int) -> float:
-    """FLOPs of ten steps of the smallest model, a row for each accelerator."""
-    length = setting.length or LENGTH
-    return 10 * min(count, 1024) * length * training(usual(1e4, length), length, convention="causal")
+def _asked(setting: Setting, best: BestSize) -> Asked:
+    said = f"best for {best.flops:.3g} FLOPs by the law {best.law.name}: {best.law.source}"
+    sources = {"parameters": said, "tokens": said}
+    sources |= {name: "given" for name in ("length", "batch") if getattr(setting, name)}
+    sources.setdefault("length", f"{LENGTH:,}, where nobody says")
+    return Asked(
+        best.architecture.name, best.architecture, best.tokens, _length(setting), batch=setting.batch,
+        precision=setting.precision, own=setting.own, sources=sources,
+    )  # fmt: skip
+
+
+def _check(setting: Setting, flops: float, count: int | None, speed: float) -> None:
+    """Refuse what trains nothing, and what takes a thousand years."""
+    days = flops / speed / (count or 1) / 86_400
+    if count and days > LONGEST:
+        raise UsageError(
+            f"{flops:.3g} FLOPs take {count:,} x {setting.machine.name} {one_value(days, 'days')}.",
+            expected="More accelerators, or less of a budget.",
+        )
+    least = (
+        10
+        * min(count or 1, 1024)
+        * _length(setting)
+        * training(usual(1e4), _length(setting), convention="causal")
+    )
+    if flops < least:
+        worth = one_value(least / speed / 3600 * _price(setting), "$")
+        raise UsageError(
+            f"The budget trains nothing: it is {flops:.2g} FLOPs on {count or 1:,} x {setting.machine.name}.",
+            expected=f"At least {least:.2g} FLOPs, {worth}: the smallest model that is counted, for ten steps of a row "
+            "for each accelerator.",
+        )
+
+
+def _length(setting: Setting) -> int:
+    return setting.length or LENGTH
 
 
 def _hours(
-    setting: Setting,
-    count: int | None,
-    seconds: float | None,
-    spend: given.Budget | None,
-    flops: float,
-    speed: float,
-) -> float:
-    """Accelerator hours that the budget buys: the least of what time, money and FLOPs allow."""
+    setting: Setting, count: int | None, seconds: float | None, spend: given.Budget | None
+) -> float:  # fmt: skip
+    """Accelerator hours that the budget buys: the lesser of what time and money allow."""
     allowed = [math.inf]
     if seconds is not None and count is not None:
         allowed.append(count * seconds / 3600)
     if spend is not None and spend.kind == "dollars":
         allowed.append(spend.value / _price(setting))
-    if flops:
-        allowed.append(flops / speed / 3600)
     return min(allowed)
 
 

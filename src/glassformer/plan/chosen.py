@@ -47,8 +47,7 @@ class Chosen:
 def chosen(job: Job, count: int, rates: Rates = RATES, *, quick: bool = False) -> Chosen:
     """The quickest layout of `count` accelerators that fits; UsageError where none does."""
     if quick:
-        best, size, unfit = _usual(job, count, rates)
-        return Chosen(replace(job, layout=best), [], size, 1, unfit)
+        return Chosen(replace(job, layout=_usual(job, count, rates)), [], 1, 1)
     found = search(job, count, rates=rates)
     if not len(found.seconds):
         _usual(job, count, rates)  # says why
@@ -75,11 +74,10 @@ def _division(layout: Layout) -> tuple[int, ...]:
     return tuple(int(getattr(layout, name)) for name in ("tensor", "pipeline", "context", "expert"))
 
 
-def _usual(job: Job, count: int, rates: Rates) -> tuple[Layout, int, str]:
-    """The best of the usual layouts, how many there are, and what would be quicker and does not fit."""
+def _usual(job: Job, count: int, rates: Rates) -> Layout:
+    """The best of the usual layouts."""
     many = _candidates(job, count)
-    size = int(np.size(many.data))
-    if not size:
+    if not np.size(many.data):
         raise UsageError(
             f"No layout divides {job.batch:,} rows of {job.architecture.name} among {count:,} accelerators.",
             expected=f"A number such as {_friendly(count)}, or a batch that the replicas can share.",
@@ -94,8 +92,7 @@ def _usual(job: Job, count: int, rates: Rates) -> tuple[Layout, int, str]:
             f"({in_words(many.at(least))}) needs {show_bytes(needs[least])} of {show_bytes(job.accelerator.memory)}.",
             do="Take more accelerators, or ones with more memory, or shorter rows.",
         )  # fmt: skip
-    best = int(np.argmin(np.where(fits, took, np.inf)))
-    return many.at(best), size, ""
+    return many.at(int(np.argmin(np.where(fits, took, np.inf))))
 
 
 def _tempting(job: Job, count: int, rates: Rates, best: float) -> str:

@@ -27,6 +27,9 @@ from glassformer.plan.steptime import StepTime
 NODE = 8
 """Accelerators that fail together, where nobody says."""
 
+HOME_WATTS = Between(65.0, 20.0, 200.0, 0.8)
+"""Of one's own machine. A guess."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -260,6 +263,10 @@ def _spent(
 
     x, hours = job.accelerator, found["accelerator_hours"]
     watts = energy.power(x)
+    if own_machine and not x.power:
+        watts = energy.Power(
+            HOME_WATTS, "a guess: a laptop takes 20 W, a workstation 200 W; nobody metered this one"
+        )
     each = _between("watts", watts.watts, "W", "", (), watts.basis)
     pue = _between("pue", energy.PUE, "", "", (), "1.1 at hyperscalers to 1.25 (2405.21015)")
     if own_machine:

@@ -178,8 +178,7 @@ class Plan:
         named = {"data": "replicas", "tensor": "tensor ranks", "pipeline": "stages", "interleave": "parts to a stage",
                  "context": "context ranks", "expert": "expert ranks"}  # fmt: skip
         said = [f"{self.layout[name]:,} {word}" for name, word in named.items() if self.layout[name] > 1]
-        rest = f"{self.layout['micro_batch']} row{'s' * (self.layout['micro_batch'] > 1)} at a time"
-        return f"{' x '.join(said)}, {rest}: {self.looked_at:,} layouts were looked at, {self.fit:,} of them fit."
+        return f"{' x '.join(said)}, {rows}: {self.looked_at:,} layouts were looked at, {self.fit:,} of them fit."
 
     def failure_sentence(self) -> str:
         """Failures and what they cost, in words."""

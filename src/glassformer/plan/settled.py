@@ -111,8 +111,9 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
         job = replace(job, layout=given_layout(setting.layout, count, job))
         return as_given(job, float(_step(setting, job).total))
     if setting.own:
-        mine = min(want.micro_batch or want.batch, want.batch)
-        job = replace(job, layout=Layout(micro_batch=mine))
+        job = _in_micro_batches(
+            job, min(want.micro_batch or want.batch, want.batch), want.micro_batch is None
+        )
         return as_given(job, float(_step(setting, job).total))
     try:
         return chosen(job, count, setting.rates, quick=quick)
@@ -120,6 +121,14 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
         least = next((n for n in ladder(count + 1) if _fits(job, n)), None)
         enough = f"At least {least:,} of them." if least else "Another accelerator: no number of these does."
         raise DoesNotFit(error.what, expected=enough, do=error.do) from None
+
+
+def _in_micro_batches(job: Job, rows: int, may_halve: bool) -> Job:
+    """The job in micro-batches of so many rows; fewer, where half of the memory does not hold them."""
+    made = replace(job, layout=Layout(micro_batch=rows))
+    if may_halve and rows > 1 and memory(made).total > job.accelerator.memory / 2:
+        return _in_micro_batches(job, rows // 2, may_halve)
+    return made
 
 
 def own_precision(profile: Profile, want: Asked) -> Precision:
