@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulated import TRUTH, grid, losses
@@ -95,6 +97,9 @@ def test_text_that_runs_out_is_repeated_and_the_model_is_smaller_than_without_it
     best = loss_of_repeated(limited.N, limited.D, 5e9, 15.0, 5.0, base)
     for factor in (0.9, 1.1):
         assert loss_of_repeated(limited.N * factor, limited.D / factor, 5e9, 15.0, 5.0, base) > best
+    assert limited.open is not None and limited.open[0] > limited.N > limited.open[1]
+    for end, r_d in zip(limited.open, (8.0, 40.0), strict=True):
+        assert end == pytest.approx(optimum(law, flops=1e22, unique=5e9, repeats=replace(repeats, R_D=r_d)).N)
     plenty = optimum(law, flops=1e22, unique=1e15, repeats=repeats)
     assert plenty.epochs == 1.0
     assert pytest.approx(optimum(law, flops=1e22).N, rel=0.01) == plenty.N

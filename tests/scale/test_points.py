@@ -38,7 +38,7 @@ def test_usual_names_are_known_and_others_can_be_given(tmp_path: Path) -> None:
 def test_the_third_of_size_tokens_and_compute_follows_and_is_said_to(tmp_path: Path) -> None:
     points = read_points(table(tmp_path, "flops,tokens,bpb", "6e18,1e9,1.1", "6e19,1e10,1.0"))
     assert pytest.approx([1e9, 1e9]) == points.N and points.unit == "bits per byte"
-    assert "N = C / (6 D)" in points.counting
+    assert "N = C / (6 D)" in points.counting and points.source == "runs.csv"
 
 
 def test_lines_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> None:

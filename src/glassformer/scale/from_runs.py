@@ -149,10 +149,12 @@ def read_runs(paths: Sequence[str | Path]) -> Points:
             do="Fit them apart, or train one tokenizer and name it in every recipe.",
         )  # fmt: skip
     n, d, y, c, names, warm, rates = zip(*rows, strict=True)
-    known = all(np.isfinite(rates))
+    swept = len({*zip(n, d, strict=True)}) < len(rows) and all(
+        np.isfinite(rates)
+    )  # else a rate is the size's own
     return Points.of(
         n, d, y, C=np.array(c, np.float64), runs=list(names), unit=units.pop(), dropped=dropped,
-        warm=np.array(warm) if any(warm) else None, lr=np.array(rates, np.float64) if known else None,
+        warm=np.array(warm) if any(warm) else None, lr=np.array(rates, np.float64) if swept else None,
         counting="N with embeddings, C as the runs count (matmul)", source=f"{len(rows)} runs",
         tokenizer=tokenizers.pop() or None, about={name: _few(values) for name, values in about.items()},
     )  # fmt: skip

@@ -30,6 +30,8 @@ from glassformer.units import show_count
 if TYPE_CHECKING:
     from glassformer.scale.fit import Law
 
+_ENDLESS = 1e6
+"""Of R_D*: every repetition counts as fresh text."""
 _GRID = 400
 """Values of N between 1 and C / 6."""
 _NEAR = 1e3
@@ -38,6 +40,8 @@ _CLOSE = 0.01
 """Loss this share above the least still counts as good."""
 MUENNIGHOFF = {"R_D": 15.387756, "R_N": 5.309743}
 """What repeating is worth where one's own runs do not say."""
+_OPEN = (7.92, float("inf"))
+"""The 95 % profile interval of R_D* on their 182 runs, by scale/repeats.py."""
 
 LogLoss = Callable[[Array, Array, Array | None], Array]
 
@@ -61,6 +65,8 @@ class Optimum:
     unique: float | None = None
     interval: tuple[float, float] | None = None
     """80 % of N*, by the law's bootstrap."""
+    open: tuple[float, float] | None = None
+    """N* at the two ends of what is known of R_D*, where text is repeated."""
     close: tuple[float, float] | None = None
     """Between these N the loss for the same cost is within 1 % of the least."""
     flat: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
@@ -85,6 +91,12 @@ class Optimum:
             )
         if self.unique is not None:
             said.append(f"{show_count(self.unique)} unique tokens are read {self.epochs:.3g} times.")
+        if self.open is not None and self.epochs != 1.0:
+            low, high = self.open
+            said.append(
+                "What repeating is worth is weakly known: at the ends of its interval the best size is "
+                f"{show_count(low)} and {show_count(high)}."
+            )
         if self.interval is not None:
             low, high = self.interval
             said.append(
@@ -124,7 +136,8 @@ class Optimum:
         return {
             "law": self.law, "asked": self.asked, "N": self.N, "D": self.D, "C": self.C, "loss": self.loss,
             "unit": self.unit, "counting": self.counting, "serve": self.serve, "unique": self.unique,
-            "epochs": self.epochs, "interval": self.interval, "close": self.close, "flat": self.rows(),
+            "epochs": self.epochs, "interval": self.interval, "open": self.open, "close": self.close,
+            "flat": self.rows(),
             "warnings": list(self.warnings), "sentences": self.sentences(),
         }  # fmt: skip
 
@@ -151,7 +164,11 @@ def optimum(
             f"The law {law.form} does not weigh N against D.",
             expected="chinchilla, tied, annealed or kaplan.",
         )
-    curve = _limited(law, unique, repeats) if unique is not None else law.log_loss
+    curve: LogLoss = law.log_loss
+    ends: list[LogLoss] = []
+    if unique is not None:
+        own_r, known = _worth(law, repeats)
+        curve, *ends = (_limited(law, unique, own_r | {"R_D": r_d}) for r_d in (own_r["R_D"], *known))
     if loss is not None:
         if getattr(law, "points", None) is None:
             law.loss(1.0, 1.0)  # a published law says why not
@@ -166,12 +183,15 @@ def optimum(
         drawn = lowest_of(curve, flops, serve, law.draws)
         interval = (float(np.quantile(drawn, 0.1)), float(np.quantile(drawn, 0.9)))
     tokens = (flops - 2 * size * serve) / (6 * size)
+    limits = [float(lowest_of(end, flops, serve)[0]) for end in ends]
     own = getattr(law, "points", None)
     loss = float(np.exp(curve(np.array([size]), np.array([tokens]), None)[0, 0])) if own is not None else None
     return Optimum(
-        size, tokens, 6 * size * tokens, said, _name(law), own.counting if own else getattr(law, "counting", ""), loss,
-        own.unit if own else None, serve, unique, interval, _close(curve, flops, size, serve), found,
-        tuple(_warnings(law, size, tokens, unique, repeats)),
+        size, tokens, 6 * size * tokens, said, _name(law),
+        counting=own.counting if own else getattr(law, "counting", ""), loss=loss, unit=own.unit if own else None,
+        serve=serve, unique=unique, interval=interval, open=(limits[0], limits[1]) if limits else None,
+        close=_close(curve, flops, size, serve), flat=found,
+        warnings=tuple(_warnings(law, size, tokens, unique, repeats)),
     )  # fmt: skip
 
 
@@ -279,7 +299,14 @@ def _cheapest(curve: LogLoss, loss: float, serve: float) -> float:
     return float(np.exp(high))
 
 
-def _limited(law: Law | Published, unique: float, repeats: Repeats | None) -> LogLoss:
+def _worth(law: Law | Published, repeats: Repeats | None) -> tuple[dict[str, float], tuple[float, float]]:
+    """(R_D* and R_N*, the ends of what is known of R_D*): of one's own runs, of the law, or Muennighoff et al.'s."""
+    if repeats is not None:
+        return {"R_D": repeats.R_D, "R_N": repeats.R_N}, (repeats.low, repeats.high)
+    return dict(getattr(law, "repeats", None) or MUENNIGHOFF), _OPEN
+
+
+def _limited(law: Law | Published, unique: float, worth: Mapping[str, float]) -> LogLoss:
     """The law with D beyond `unique` repeated."""
     values = dict(law.values)
     if not {"E", "A", "B", "alpha"} <= values.keys():
@@ -287,8 +314,7 @@ def _limited(law: Law | Published, unique: float, repeats: Repeats | None) -> Lo
             "Repeated text is weighed by a law with E, A, B, alpha, beta.", expected="chinchilla or tied."
         )
     values.setdefault("beta", values["alpha"])
-    own = getattr(law, "repeats", None) or MUENNIGHOFF
-    r = np.log([[repeats.R_D, repeats.R_N] if repeats is not None else [own["R_D"], own["R_N"]]])
+    r = np.log([[min(worth["R_D"], _ENDLESS), worth["R_N"]]])
 
     def curve(sizes: Array, tokens: Array, theta: Array | None) -> Array:
         points = Points.of(sizes, tokens, np.ones(len(sizes)), U=np.minimum(unique, tokens))

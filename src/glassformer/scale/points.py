@@ -150,8 +150,8 @@ def _points(rows: Sequence[Mapping[str, str]], found: Mapping[str, str], source:
     unit = "bits per byte" if loss in BITS_PER_BYTE else None
     return Points(
         N, D, C, columns["loss"], runs, columns.get("U"), columns.get("warm"), columns.get("lr"),
-        _one(rows, found, "unit", source) or unit, counting, source, dropped,
-        _one(rows, found, "tokenizer", source),
+        _one(rows, found, "unit", source) or unit, counting, Path(source).name, dropped=dropped,
+        tokenizer=_one(rows, found, "tokenizer", source),
     )  # fmt: skip
 
 
