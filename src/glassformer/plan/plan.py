@@ -171,10 +171,10 @@ class Plan:
 
     def layout_sentence(self) -> str:
         """The layout in words."""
+        rows = f"{self.layout['micro_batch']} row{'s' * (self.layout['micro_batch'] > 1)} at a time"
         if int(self.job.layout.accelerators) == 1:
-            return (
-                f"One {self.job.accelerator.name} computes all, {self.job.layout.micro_batch} rows at a time."
-            )
+            who = "This machine" if self.own_machine else f"One {self.job.accelerator.name}"
+            return f"{who} computes all, {rows}."
         named = {"data": "replicas", "tensor": "tensor ranks", "pipeline": "stages", "interleave": "parts to a stage",
                  "context": "context ranks", "expert": "expert ranks"}  # fmt: skip
         said = [f"{self.layout[name]:,} {word}" for name, word in named.items() if self.layout[name] > 1]
