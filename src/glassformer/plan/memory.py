@@ -26,7 +26,7 @@ from glassformer.plan.states import gathered, states
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
-PROGRAM = 0.515e9
+PROGRAM = 0.425e9
 """Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""

@@ -15,6 +15,7 @@ from torch import nn
 from glassformer.run import checkpoints, reserve
 from glassformer.run.report import write_report
 from glassformer.stats import bits_per_byte
+from glassformer.train.launch import release_pages
 from glassformer.train.meter import joules, matmul_ceiling
 from glassformer.train.step import micro_batches
 from glassformer.train.task import Batch, Event
@@ -86,6 +87,7 @@ def finish(session: Session, step: int, energy: float | None) -> Iterator[Event]
     summary = session.summary()
     yield session.log("cost", **{key: summary[key] for key in ("flops", "seconds", "tokens")}, **used)
     yield session.log("done", **summary)
+    release_pages()  # what draws the charts does not stand on the training's peak
     write_report(run)
 
 
