@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import glassformer as gf
 from glassformer.errors import UsageError
-from glassformer.plan.hardware import accelerator
+from glassformer.plan.hardware import accelerator, data_rows
 from glassformer.plan.intervals import Z, product, spread, within
 from glassformer.plan.plan import MAIN, Plan
 from glassformer.plan.presets import presets
@@ -200,12 +201,35 @@ def test_presets_of_every_kind_can_be_planned_or_say_why_not() -> None:
         assert 0 < found.days.value < 1e5 and 0 < found.utilisation.value < 0.8, name
 
 
+def test_rows_of_ones_own_move_the_forecast_towards_them_and_narrow_it(tmp_path: Path) -> None:
+    """Three published steps of one cluster, as somebody there would have measured them, a fifth slower than they
+    were."""
+    rows = [
+        row
+        for row in data_rows("measured_steps")
+        if row["group"].startswith("llm-foundry: H100 80GB BF16 (Large")
+    ]
+    slow = [{**row, "step_time_s": str(1.2 * float(row["step_time_s"]))} for row in rows[:3]]
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, list(slow[0]))
+        writer.writeheader()
+        writer.writerows(slow)
+    given = {"hardware": H100, "count": 64, "tokens": "1T"}
+    plain, own = gf.plan("llama-2-70b", **given), gf.plan("llama-2-70b", **given, calibrate=table)
+    assert own.step_seconds.value > 1.02 * plain.step_seconds.value
+    assert spread(own.step_seconds)[0] < spread(plain.step_seconds)[0]
+    assert "3 rows of your own" in own.step_seconds.formula
+    with pytest.raises(UsageError, match="no file"):
+        gf.plan("llama-2-70b", **given, calibrate=tmp_path / "missing.csv")
+
+
 def test_the_sheet_holds_the_ten_numbers_and_opens_one_to_its_last_source(llama: Plan) -> None:
     text = "\n".join(line for _, line in sheet(llama))
     for words in (
         "405B",
         "3.94e+25 FLOP",
-        "money  ",
+        "money, rented on demand",
         "matrix products",
         "tp 8",
         "Llama 3.1 405B   2024-07",

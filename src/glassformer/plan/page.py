@@ -15,21 +15,12 @@ from glassformer.errors import UsageError
 from glassformer.files import write_text
 from glassformer.plan.plan import MAIN, Plan
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, title
+from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, titled
 from glassformer.run import page
 
 _COLOURS = (
-    "#0072B2",
-    "#56B4E9",
-    "#009E73",
-    "#E69F00",
-    "#D55E00",
-    "#CC79A7",
-    "#8C6BB1",
-    "#7A8794",
-    "#B8A13A",
-    "#4D4D4D",
-)
+    "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8C6BB1", "#7A8794", "#B8A13A", "#4D4D4D",
+)  # fmt: skip
 """Of Okabe and Ito (2008), and three more."""
 _EXACT = ("FLOP", "parameters", "tokens", "rows", "steps", "accelerators")
 """Units of what is counted, or was given."""
@@ -71,6 +62,7 @@ STYLE = """<style>
   white-space: nowrap; font-weight: 600; }
 .legend { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 2px 34px;
   font-size: 13.5px; }
+.legend + .scroll { margin-top: 16px; }
 .legend div { display: grid; grid-template-columns: 14px 1fr auto 52px; gap: 9px; align-items: baseline;
   padding: 3px 0; }
 .legend em { width: 11px; height: 11px; border-radius: 3px; display: inline-block; }
@@ -173,7 +165,7 @@ def bar(
 def _number(one: Quantity) -> str:
     said = "exact" if one.unit in _EXACT else ""
     head = (
-        f"<span>{escape(title(one.name))}</span><b>{escape(bare(shown(one)))}</b>"
+        f"<span>{escape(titled(one))}</span><b>{escape(bare(shown(one)))}</b>"
         f"<i>{escape(bare(shown_interval(one)) or said)}</i>{_whisker(one)}"
     )
     return f"<details><summary>{head}</summary><div class='opened'>{_opened(one)}</div></details>"
@@ -188,7 +180,7 @@ def _opened(one: Quantity) -> str:
 
 def _branch(one: Quantity) -> str:
     interval = shown_interval(one)
-    said = f"{escape(title(one.name))} <b>{escape(shown(one))}</b>"
+    said = f"{escape(titled(one))} <b>{escape(shown(one))}</b>"
     said += f" <span>({escape(interval)})</span>" if interval else ""
     said += f" = <code>{escape(one.formula)}</code>" if one.formula else ""
     said += f" <span>· {escape(one.source)}</span>" if one.source else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,7 +24,7 @@ class Quantity:
     high: float = math.nan
     unit: str = ""
     formula: str = ""
-    inputs: tuple[Quantity, ...] = ()
+    inputs: tuple[Quantity, ...] = field(default=(), repr=False)
     source: str = ""
     """Where a number that is not computed comes from: what the user gave, or a table and its source."""
 

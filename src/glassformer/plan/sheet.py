@@ -10,7 +10,7 @@ from typing import Any
 
 from glassformer.plan.plan import MAIN, Plan
 from glassformer.plan.quantity import Quantity
-from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, title
+from glassformer.plan.words import HELD, PARTS, bare, one_value, shown, shown_interval, titled
 
 Line = tuple[str, str]
 """(kind, text)"""
@@ -53,7 +53,7 @@ def opened(quantities: Sequence[tuple[int, Quantity]], width: int = 100) -> Iter
         closed = None
         begin, interval = "   " * depth, shown_interval(one)
         again = one.name in seen and bool(one.inputs or one.formula)
-        words = f"{begin}{title(one.name)}: {shown(one)}" + (f"   ({interval})" if interval else "")
+        words = f"{begin}{titled(one)}: {shown(one)}" + (f"   ({interval})" if interval else "")
         yield "title" if not depth else "numbers", words + ("   (above)" if again else "")
         if again:
             closed = depth
@@ -66,7 +66,7 @@ def opened(quantities: Sequence[tuple[int, Quantity]], width: int = 100) -> Iter
 
 
 def _number(one: Quantity) -> str:
-    return f"  {title(one.name):<30}{bare(shown(one)):<18}{bare(shown_interval(one))}".rstrip()
+    return f"  {titled(one):<30}{bare(shown(one)):<18}{bare(shown_interval(one))}".rstrip()
 
 
 def _bars(

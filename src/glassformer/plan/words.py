@@ -149,6 +149,13 @@ def title(name: str) -> str:
     return TITLES.get(name) or PARTS.get(name) or name.replace("_", " ")
 
 
+def titled(one: Quantity) -> str:
+    """What a number is called: money says which it is."""
+    if one.name == "dollars":
+        return "money, electricity" if one.formula.startswith("kWh") else "money, rented on demand"
+    return title(one.name)
+
+
 def bare(text: str) -> str:
     """Without the word that the title says already."""
     for word in (" parameters", " interruptions", " tokens", " steps", " accelerators", " rows"):
