@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
 from glassformer.plan.failures import Between, Rate
 from glassformer.plan.goodput import Saving, goodput
+
+if TYPE_CHECKING:
+    import simpy  # loaded where runs are played: a plan draws them
 
 Array = NDArray[np.float64]
 
@@ -210,7 +212,9 @@ class _Cluster:
     """One run, as processes of simpy: the training, and all that interrupts it."""
 
     def __init__(self, course: Course, chance: np.random.Generator) -> None:
-        self.course, self.chance = course, chance
+        import simpy
+
+        self.course, self.chance, self.interrupt = course, chance, simpy.Interrupt
         self.clock = simpy.Environment()
         self.done = self.safe = 0.0
         """Work: of the steps behind, and of those that a written save holds."""
@@ -249,7 +253,7 @@ class _Cluster:
                 yield self.clock.timeout(self.course.saving.stall)
                 self.settle()
                 self.writing = (self.done, self.clock.now + self.course.saving.write)
-            except simpy.Interrupt:
+            except self.interrupt:
                 self.settle()
                 self.done, self.writing = self.safe, None
                 yield from self.come_back()
@@ -265,7 +269,7 @@ class _Cluster:
             try:
                 yield self.clock.timeout(self.course.restart)
                 return
-            except simpy.Interrupt:
+            except self.interrupt:
                 continue
 
     def fail(self, training: simpy.Process) -> Generator[Any, Any, None]:
