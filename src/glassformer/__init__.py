@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from glassformer.model.mlp import Network
     from glassformer.model.network import NetworkConfig
     from glassformer.model.stacks import Decoder
+    from glassformer.plan.allocate import BestSize, best_size
+    from glassformer.plan.check import Checked, check_plan
+    from glassformer.plan.make import plan
+    from glassformer.plan.plan import Plan
+    from glassformer.plan.quantity import Quantity
     from glassformer.run.folder import Run
     from glassformer.run.report import write_report
     from glassformer.scale.backtest import Backtest
@@ -101,9 +106,11 @@ __all__ = [
     "Allocation",
     "Attribution",
     "Backtest",
+    "BestSize",
     "Blame",
     "BlockBackward",
     "CausalTrace",
+    "Checked",
     "Consolidated",
     "DataConfig",
     "Decoder",
@@ -130,10 +137,12 @@ __all__ = [
     "NumberProfile",
     "Optimum",
     "Patched",
+    "Plan",
     "Points",
     "PositionView",
     "Predictor",
     "Published",
+    "Quantity",
     "Recipe",
     "Rehearsal",
     "Reliability",
@@ -155,9 +164,11 @@ __all__ = [
     "apply_temperature",
     "attention_tuple",
     "attribute",
+    "best_size",
     "blame",
     "block_backward",
     "causal_trace",
+    "check_plan",
     "checkup",
     "classify",
     "consolidate",
@@ -190,6 +201,7 @@ __all__ = [
     "open_table",
     "optimum",
     "patch",
+    "plan",
     "plan_ladder",
     "positions",
     "predict",
@@ -291,6 +303,11 @@ _ROOMS = {
     "scale.design": ["Design"],
     "scale.ladder": ["ladder", "plan_ladder"],
     "scale.ladder_result": ["Ladder"],
+    "plan.make": ["plan"],
+    "plan.plan": ["Plan"],
+    "plan.quantity": ["Quantity"],
+    "plan.allocate": ["BestSize", "best_size"],
+    "plan.check": ["Checked", "check_plan"],
 }
 _HOME = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
 
@@ -329,5 +346,5 @@ class _Verb(ModuleType):
         return _fetch(self.__name__.rpartition(".")[2])(*arguments, **settings)
 
 
-for _room in ("look", "train"):
+for _room in ("look", "plan", "train"):
     import_module(f"{__name__}.{_room}").__class__ = _Verb

@@ -16,11 +16,25 @@ _BINARY = {
     "kib": 2**10,
     "mib": 2**20,
     "gib": 2**30,
+    "tb": 10**12,
     "tib": 2**40,
 }
 _ROUNDS_UP = 0.9995
 """999,999 shown with three digits is 1M, not 1000k."""
-_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+    **dict.fromkeys(("w", "week", "weeks"), 7 * 86400.0),
+}
+_FLOPS = {
+    prefix + ending: size
+    for prefix, size in {
+        "": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24,
+    }.items()
+    for ending in ("flop", "flops")
+} | {"": 1.0}  # fmt: skip
 
 
 def show_count(number: float) -> str:
@@ -66,7 +80,9 @@ def show_flops(flops: float) -> str:
 
 
 def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
-    found = re.fullmatch(r"\s*([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    found = re.fullmatch(
+        r"\s*((?:[0-9][0-9_,]*\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", text.lower()
+    )
     if not found or found[2] not in units:
         raise UsageError(f"{text!r} is not {what}.", expected=f"Expected something like {example}.")
     return float(found[1].replace(",", "").replace("_", "")) * units[found[2]]
@@ -95,3 +111,28 @@ def parse_seconds(text: str | int | float) -> float:
         if isinstance(text, str)
         else float(text)
     )
+
+
+def parse_flops(text: str | int | float) -> float:
+    """`'3.8e25' -> 3.8e25`, `'2 ZFLOP' -> 2e21`."""
+    return (
+        _parse(text, _FLOPS, "a number of FLOPs", "1e24 or 500 EFLOP")
+        if isinstance(text, str)
+        else float(text)
+    )
+
+
+def parse_dollars(text: str | int | float) -> float:
+    """`'$5M' -> 5e6`; `5M`, `5M$`, `5M USD` and `5M dollars` are the same."""
+    if not isinstance(text, str):
+        return float(text)
+    plain = re.sub(
+        r"^\s*(us)?\$|\$\s*$|\b(usd|dollars?)\s*$|(?<=[0-9kmbt])(usd|dollars?)\s*$", "", text.lower()
+    )
+    try:
+        return _parse(plain, _DECIMAL, "an amount", "")
+    except UsageError:
+        raise UsageError(
+            f"{text!r} is not an amount of US dollars.",
+            expected="Expected something like 20000, $5M or 1.5B USD.",
+        ) from None

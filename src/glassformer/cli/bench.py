@@ -7,7 +7,7 @@ from typing import Any
 from cyclopts import App
 
 from glassformer.cli.overrides import Values
-from glassformer.cli.terminal import document, facts
+from glassformer.cli.terminal import document, facts, note
 from glassformer.configs import build, override
 from glassformer.train.config import EngineConfig
 from glassformer.train.launch import prepare_process
@@ -17,17 +17,31 @@ bench = App(name="bench", help="Measure this machine, and training on it.")
 
 
 @bench.default
-def machine(*, threads: int | None = None, json: bool = False) -> None:
-    """Measure this machine: matrix products by precision, memory.
+def machine(*, quick: bool = False, threads: int | None = None, json: bool = False) -> None:
+    """Measure this machine, operation by operation, and keep what was found for `plan --hardware here`.
 
     Args:
+        quick: Only the largest matrix products and memory, in a second; nothing is kept.
         threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of a table.
     """
     prepare_process(threads)
-    from glassformer.train.bench import probe
+    if quick:
+        from glassformer.train.bench import probe
 
-    _show(probe(), json=json)
+        _show(probe(), json=json)
+        return
+    from glassformer.plan.machine import save_profile
+    from glassformer.train.probing import profile
+
+    found = profile(lambda what: note(f"measuring {what}"))
+    path = save_profile(found)
+    if json:
+        document(found)
+        return
+    tables = {name for name, value in found.items() if isinstance(value, dict)} - {"machine"}
+    best = {f"{name}_flops_per_second": rate for name, rate in found["best_flops_per_second"].items()}
+    _show({**{k: v for k, v in found.items() if k not in tables}, **best, "kept in": str(path)}, json=False)
 
 
 @bench.command

@@ -43,6 +43,7 @@ _VERBS = {
     "runs": "List, show, verify and consolidate runs.",
     "text": "Look at text before training on it.",
     "scale": "Fit laws of loss to small runs.",
+    "plan": "What a run will cost, before spending: time, memory, money, energy, failures.",
     "bench": "Measure this machine, and training on it.",
     "drill": "Rehearse disasters with a short copy of a run: kill, stop and damage it, and compare to the bit.",
     "doctor": "Check that this machine is ready, and say what to do where it is not.",

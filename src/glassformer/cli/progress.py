@@ -136,6 +136,9 @@ class Progress:
     def _warning(self, event: Event) -> None:
         self.message(f"warning: {event['message']}")
 
+    def _drift(self, event: Event) -> None:
+        self.message(f"plan: step {event['step']:,}: {event['message']}")
+
     def _memory(self, event: Event) -> None:
         self.message(f"memory: {event['message']}")
 

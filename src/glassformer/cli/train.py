@@ -44,6 +44,7 @@ def train(
     accept_data: bool = False,
     accept_crashes: bool = False,
     stop_after: str | None = None,
+    plan: Path | None = None,
     track: str | None = None,
     threads: int | None = None,
     ranks: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
@@ -65,6 +66,7 @@ def train(
         accept_data: Go on although the text changed since the run began; this is recorded.
         accept_crashes: Go on although the run crashed again and again at the same place; this is recorded.
         stop_after: Stop after this long (90s, 55m, 2h) with everything saved; exit code 75.
+        plan: A plan of this recipe, from glassformer plan --json: the run tells when it leaves it.
         track: A tracker that gets the curves as well: tensorboard, trackio or wandb.
         threads: Threads to compute with; as many as there are cores.
         ranks: Train in this many processes on this machine, as torchrun --nproc-per-node would start them.
@@ -123,6 +125,7 @@ def train(
                 accept_data=accept_data,
                 accept_crashes=accept_crashes and not attempt.number(),
                 stop_after=seconds,
+                plan=plan,
                 progress=progress.message,
             ):
                 listener(event)

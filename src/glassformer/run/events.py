@@ -49,8 +49,11 @@ MEANING = {
     "step), sample_ids, place, tensors, samples, ranks, verified, bundle, message",
     "memory": "a step did not fit into memory and is computed in smaller micro-batches from now on: step, rank, error, "
     "rows (in each), asked_rows, accumulate, message",
+    "drift": "the run left its plan, or is back in it: what (step_seconds, loss), step, value, planned, low, high, "
+    "inside, message",
     "warning": "something to know: message",
-    "cost": "what the run took: flops, seconds, tokens, joules where the machine tells",
+    "cost": "what the run took: flops, seconds, tokens, peak_bytes (of the first rank's process, or its GPU, while "
+    "training), joules where the machine tells",
     "done": "the end as planned: steps and the summary",
     "stopped": "an early end, resumable: steps and the summary",
 }

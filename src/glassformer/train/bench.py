@@ -7,6 +7,7 @@ positions count, recomputation does not.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import sys
@@ -73,7 +74,7 @@ def bench_train(
         weights = Weights(model, choice.precision)
         optimizers = build_optimizers(OptimizerConfig(learning_rate=1e-4), weights.masters)
         loss = prepare_loss(model, choice)
-        part, device = _random_batch(num_rows, config), torch.device(choice.device)
+        part, device = random_batch(num_rows, config), torch.device(choice.device)
         return lambda: update(loss, weights, optimizers, part, rate=1.0, clip=None, device=device)
 
     found = choose(engine or EngineConfig(), trial, model=config, batch=rows, num_steps=None, seconds=3600.0)[
@@ -99,7 +100,7 @@ def bench_train(
 
 
 def peak_bytes(device: str) -> int:
-    """The most memory this process held so far: on the GPU, or else resident."""
+    """The most memory this process held, so far or since `forget_peak`: on the GPU, or else resident."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
@@ -109,7 +110,17 @@ def peak_bytes(device: str) -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
-def _random_batch(rows: int, config: ModelConfig) -> Batch:
+def forget_peak(device: str) -> None:
+    """Let `peak_bytes` tell of what comes from now on, where the system can do that (Linux and CUDA)."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def random_batch(rows: int, config: ModelConfig) -> Batch:
+    """Tokens that mean nothing."""
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context + 1))
     return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), None, np.arange(rows))
 

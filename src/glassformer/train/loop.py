@@ -26,7 +26,9 @@ from glassformer.run.folder import Run
 from glassformer.seeds import derive
 from glassformer.train import brake, measuring, start
 from glassformer.train.beginning import find_unfinished, next_run_folder, recipe_for, start_from
+from glassformer.train.bench import forget_peak
 from glassformer.train.copies import Copies
+from glassformer.train.drift import Drift, keep_plan
 from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
@@ -82,9 +84,11 @@ def training(
     accept_data: bool = False,
     accept_crashes: bool = False,
     stop_after: float | None = None,
+    plan: Path | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Event]:
-    """Train `recipe` in the folder `run`, beginning or going on; yields every event as it is written there.
+    """Train `recipe` in the folder `run`, beginning or going on; yields every event as it is written there. `plan` is
+    what `glassformer plan --json` wrote: the run tells where it leaves it (`train/drift.py`).
 
     Raises Stopped when asked to stop by a signal or after `stop_after` seconds, with everything saved.
     """
@@ -103,13 +107,18 @@ def training(
         lock = folder.lock() if ranks.is_first else contextlib.nullcontext()
         with lock, explained(task, ranks.data_count) as begun:
             if ranks.is_first:
+                if plan is not None:
+                    keep_plan(plan, folder, parameters=sum(map(prod, task.shapes.values())))
                 yield from brake.hold(folder, recipe.faults, accept_crashes)
             session = Session(task, folder, tell, ranks)
             begun.append(session)
+            drift = Drift.of(folder, task.batches.tokens_per_batch) if ranks.is_first else None
             with threads_of(session.choice), session.saver:
                 for event in session.events(interrupt, init_from):
                     if ranks.is_first:
                         yield event
+                    for fields in drift.look(event) if drift else ():
+                        yield session.log("drift", **fields)
 
 
 class Session:
@@ -154,6 +163,7 @@ class Session:
                 yield from self.replay.begin()
                 yield from self.copies.begin()
         energy = joules()
+        forget_peak(self.choice.device)
         yield from self.parts.told()
         while done < self.num_steps:
             step, batch = done, self.task.batches.batch(done)

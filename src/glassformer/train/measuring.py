@@ -15,6 +15,8 @@ from torch import nn
 from glassformer.run import checkpoints, reserve
 from glassformer.run.report import write_report
 from glassformer.stats import bits_per_byte
+from glassformer.train.bench import peak_bytes
+from glassformer.train.launch import release_pages
 from glassformer.train.meter import joules, matmul_ceiling
 from glassformer.train.step import micro_batches
 from glassformer.train.task import Batch, Event
@@ -84,8 +86,10 @@ def finish(session: Session, step: int, energy: float | None) -> Iterator[Event]
     now = joules()
     used = {} if energy is None or now is None else {"joules": now - energy}
     summary = session.summary()
-    yield session.log("cost", **{key: summary[key] for key in ("flops", "seconds", "tokens")}, **used)
+    took = {key: summary[key] for key in ("flops", "seconds", "tokens")}
+    yield session.log("cost", **took, peak_bytes=peak_bytes(session.choice.device), **used)
     yield session.log("done", **summary)
+    release_pages()  # what draws the charts does not stand on the training's peak
     write_report(run)
 
 
