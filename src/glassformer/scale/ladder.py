@@ -290,7 +290,8 @@ class Course:
     def _noise(self, design: Design, usable: Mapping[str, Path]) -> Noise | None:
         """Of the smallest and the largest fitted model, on what is held out."""
         fitted = [usable[rung.name] for rung in design.fitted if rung.name in usable]
-        return held_out_noise(self._task(), fitted[0], fitted[-1]) if len(fitted) > 1 else None
+        top = [usable[rung.name] for rung in (design.held_back,) if rung.name in usable]
+        return held_out_noise(self._task(), fitted[0], fitted[-1], *top) if len(fitted) > 1 else None
 
 
 def best_factor(tried: Mapping[str, Mapping[float, float]]) -> float:

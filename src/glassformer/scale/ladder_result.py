@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from glassformer.scale.held_out import Noise
 
 _FEWEST = 4
+_USES_CONTEXT = 0.05
+"""A gain from the context above this share of the loss is taken for copying from further back."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def conclude(
         design, {name: float(run.summary()["val_loss"]) for name, run in runs.items()},
         {name: float(run.recipe["optimizer"]["learning_rate"]) for name, run in runs.items()}, factor, tried, failed,
         noise, forecaster.forecast(N=float(top.parameters), D=float(top.tokens)), seconds, folder, forecaster,
-        (*design.warnings, *_warnings(design, factor, tried, failed)),
+        (*design.warnings, *_warnings(design, factor, tried, failed), *([] if noise is None else _of_context(noise))),
     )  # fmt: skip
 
 
@@ -171,4 +173,18 @@ def _warnings(
             )
     if design.held_back.name in failed:
         said.append("the held-back rung has no loss, so nothing tests the forecast")
+    return said
+
+
+def _of_context(noise: Noise) -> list[str]:
+    """Whether a mechanism forms above the rungs that are fitted."""
+    gains = list(noise.context_gains.values())
+    if gains[1] >= _USES_CONTEXT:
+        return []
+    said = [
+        f"the largest fitted rung makes nothing of the further context ({gains[1]:.1%} of its loss): from where models "
+        "learn to copy from there, losses fall below this law, and its interval does not hold; take larger rungs"
+    ]
+    if len(gains) > 2 and gains[2] >= _USES_CONTEXT:
+        said.append(f"the held-back rung does so ({gains[2]:.1%}): it is on another law than the fitted ones")
     return said
