@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import warnings
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     state = json.loads((given.ladder / "ladder.json").read_text(encoding="utf-8"))
     names = [rung["rung"] for rung in state["result"]["rungs"] if rung["loss"] is not None]
-    runs = [gf.Run.open(given.ladder / "runs" / name) for name in names]
+    runs = [gf.Run.open(path_of(given.ladder, name, state["result"]["factor"])) for name in names]
     law = gf.fit_law(gf.scale_points([run.path for run in runs]))
     rungs = [row(run) for run in runs]
     result = {
@@ -49,6 +50,12 @@ def main() -> None:
     (given.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(rungs, given.out)
     print(json.dumps(result, indent=1))
+
+
+def path_of(ladder: Path, rung: str, factor: float) -> Path:
+    """A rung's run; where several learning rates were tried, the one whose factor was taken."""
+    plain = ladder / "runs" / rung
+    return plain if plain.exists() else ladder / "runs" / f"{rung}-x{factor:g}"
 
 
 def row(run: gf.Run) -> dict[str, Any]:
@@ -84,7 +91,9 @@ def parsing(model: gf.Loaded) -> tuple[float, float]:
 
 def parses(code: str) -> bool:
     try:
-        ast.parse(code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd literals, which models like
+            ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

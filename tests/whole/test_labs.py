@@ -47,3 +47,14 @@ def test_repeated_text_pays_for_four_passes_and_does_harm_after_sixteen_in_the_r
     loss = {row["epochs"]: row["loss"] for row in kept["runs"] if row["kind"] == "repeated"}
     own = {row["epochs"]: row["train_loss"] for row in kept["runs"] if row["kind"] == "repeated"}
     assert loss[32] > loss[16] and own[32] < own[16]
+
+
+def test_the_ladder_that_is_kept_shows_a_power_each_tenfold_less_and_a_skill_that_follows_loss() -> None:
+    lab = runpy.run_path(str(LAB / "ladder" / "run.py"))
+    kept = json.loads((LAB / "ladder" / "result.json").read_text(encoding="utf-8"))
+    assert kept["power"]["low"] > 0
+    gains = [row["takes_off"] for row in kept["tenfolds"]]
+    assert gains == sorted(gains, reverse=True) and kept["tenfolds"][1]["measured"]
+    assert lab["skill"](kept["rungs"]) == kept["skill"] and kept["skill"]["rank_correlation"] < -0.9
+    assert lab["parses"]("x = [1, 2]") and not lab["parses"]("x = [1, 2")
+    assert not lab["parses"]("if x:") and lab["parses"]("if x: pass")

@@ -25,7 +25,7 @@ from glassformer.plan.settled import Setting, fewest, for_minutes, planned
 from glassformer.plan.words import one_value
 
 USUAL_HARDWARE = "H100-SXM-80GB"
-"""Of a preset, where nobody says."""
+"""Where nobody says, but for recipes, which run here."""
 _MOST = 2**20
 
 Given = str | int | float
@@ -110,7 +110,7 @@ def _machine(hardware: str | Accelerator | None, want: Asked | None) -> tuple[Ac
     """The accelerator, and the profile of this machine where it is this one."""
     if isinstance(hardware, Accelerator):
         return hardware, None
-    if hardware == "here" or (hardware is None and (want is None or want.own)):
+    if hardware == "here" or (hardware is None and want is not None and want.own):
         profile = read_profile()
         vendor = "CPU" if profile["device"] == "cpu" else ""
         # links, which one machine never uses, must not be 0
