@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import section  # beside this file
 from numpy.typing import NDArray
 
 from glassformer.plan.calibration import calibrate, calibrated_misses, left_out, misses, timed
@@ -50,10 +51,15 @@ def main() -> None:
     parser.add_argument("--calculon", type=Path, help="a checkout of calculon-ai/calculon, to stand beside")
     asked = parser.parse_args()
     found = {"step_time": step_time_table(asked.data)}
-    page = "\n".join([HEAD, *step_time_page(found["step_time"]), *calculon_page(asked.calculon)])
+    sections = {"Step time": step_time_lines(found["step_time"])}
+    if asked.calculon:
+        sections["Beside Calculon"] = calculon_lines(asked.calculon)
     if asked.out:
-        asked.out.write_text(page + "\n", encoding="utf-8")
-    print(json.dumps(found) if asked.json else page)
+        for heading, lines in sections.items():
+            section.write(asked.out, heading, lines)
+    print(
+        json.dumps(found) if asked.json else "\n".join(line for lines in sections.values() for line in lines)
+    )
 
 
 def step_time_table(data: Path | None) -> list[dict[str, Any]]:
@@ -125,10 +131,10 @@ def model_flops(job: Job) -> float:
     return one * job.tokens
 
 
-def step_time_page(found: Sequence[dict[str, Any]]) -> list[str]:
+def step_time_lines(found: Sequence[dict[str, Any]]) -> list[str]:
     """The table in Markdown, and what it comes to."""
     lines = [
-        "## Step time", "",
+        EACH, "",
         "| group | rows | " + " | ".join(WORDS.values()) + " | in the interval |",
         "|---" * (len(WORDS) + 3) + "|",
     ]  # fmt: skip
@@ -143,10 +149,8 @@ def step_time_page(found: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, "", f"The intervals of 80 % hold {held:.0%} of {every} rows."]
 
 
-def calculon_page(checkout: Path | None) -> list[str]:
+def calculon_lines(checkout: Path) -> list[str]:
     """The groups that Calculon can say something about."""
-    if checkout is None:
-        return []
     import plan_calculon  # beside this file
 
     said = (
@@ -154,7 +158,7 @@ def calculon_page(checkout: Path | None) -> list[str]:
         "rows' links, on the rows that its inputs can say (`benchmarks/plan_calculon.py`). Korthikanti's rows are "
         "those that it was tuned to."
     )
-    return ["", "## Beside Calculon", "", said, "", *plan_calculon.table(checkout)]
+    return [said, "", *plan_calculon.table(checkout)]
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -180,15 +184,11 @@ def _percent(number: float) -> str:
     return "" if np.isnan(number) else f"{number:.1%}"
 
 
-HEAD = """# How far the planner is from what was measured
-
-Made by `python benchmarks/plan_accuracy.py --calculon CHECKOUT --out docs/plan-accuracy.md` from the rows in
-`src/glassformer/plan/data/measured_steps.csv`, whose sources are in `SOURCES.md` beside it.
-
-Each number is the median of |forecast / measured - 1| over a group's rows. A group (one source, machine and date) is
-forecast by the planner with rates fitted to all other groups, and by the lookup from rows of other groups; "planner, 3
-rows" has seen three rows of the group and forecasts its others.
-"""
+EACH = (
+    "Each number is the median of |forecast / measured - 1| over a group's rows. A group (one source, machine and "
+    "date) is forecast by the planner with rates fitted to all other groups, and by the lookup from rows of other groups; "
+    '"planner, 3 rows" has seen three rows of the group and forecasts its others.'
+)
 
 if __name__ == "__main__":
     main()

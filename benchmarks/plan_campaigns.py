@@ -1,6 +1,6 @@
 """Published campaigns, failures and power readings, each computed from the others, beside what was published.
 
-    python benchmarks/plan_campaigns.py [--json]
+    python benchmarks/plan_campaigns.py [--json] [--out docs/plan-accuracy.md]
 
 Of campaigns, accelerator-hours: where a run's speed is printed (tokens or FLOP/s, or its utilisation) that is used,
 otherwise only hardware, model and tokens; runs whose hours and speed come from each other are not among them. Of
@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
+
+import section  # beside this file
 
 from glassformer.plan import campaigns, energy, failures
 from glassformer.stats import median
@@ -23,8 +26,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="a page, whose sections on these are written anew")
     given = parser.parse_args()
     rows = table()
+    if given.out:
+        write(given.out, rows)
     if given.json:
         found = {"runs": rows, "summary": summary(rows), "failures": failures_table(), "power": power_table()}
         print(json.dumps(found))
@@ -52,6 +58,42 @@ def main() -> None:
         )
     medians = [median([abs(row[name]) for row in power]) for name in ("error", "error_tdp", "error_epoch")]
     print(f"{'median of the absolute errors':78s} {medians[0]:+7.1%} {medians[1]:+7.0%} {medians[2]:+7.0%}")
+
+
+def write(page: Path, rows: list[dict[str, Any]]) -> None:
+    """The three tables as sections of a page."""
+    lines = section.table(
+        ["run", "given", "hours computed", "published", "error", "80 % interval"],
+        [[row["run"], row["given"], f"{row['computed']:,.0f}", f"{row['published']:,.0f}", f"{row['error']:+.0%}",
+          "holds" if row["holds"] else "misses"] for row in rows],
+    )  # fmt: skip
+    found = section.table(
+        ["runs", "how many", "median error", "80 % interval holds"],
+        [[one["group"], str(one["runs"]), f"{one['median_error']:.1%}", f"{one['interval_holds']:.0%}"]
+         for one in summary(rows)],
+    )  # fmt: skip
+    section.write(
+        page,
+        "Whole campaigns",
+        ["Accelerator-hours, each run computed from the others.", "", *found, "", *lines],
+    )
+    lines = section.table(
+        ["interruptions of", "90 % from", "to", "counted", ""],
+        [[row["system"], f"{row['low']:,.0f}", f"{row['high']:,.0f}", f"{row['counted']:,.0f}",
+          "holds" if row["holds"] else "misses"] for row in failures_table()],
+    )  # fmt: skip
+    section.write(page, "Failures", ["Each system from the others' records.", "", *lines])
+    power = power_table()
+    lines = section.table(
+        ["watts for each accelerator of", "computed", "metered", "error", "TDP alone", "Epoch's rule"],
+        [[row["run"], f"{row['predicted']:.0f}", f"{row['metered']:.0f}", f"{row['error']:+.1%}",
+          f"{row['error_tdp']:+.0%}", f"{row['error_epoch']:+.0%}"] for row in power],
+    )  # fmt: skip
+    medians = [median([abs(row[name]) for row in power]) for name in ("error", "error_tdp", "error_epoch")]
+    said = "Each reading from the others. Medians of the absolute errors: {:.1%}, {:.0%} and {:.0%}.".format(
+        *medians
+    )
+    section.write(page, "Power", [said, "", *lines])
 
 
 def table() -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
     python benchmarks/plan_memory.py           the measured rows, by group, beside two rules of thumb
     python benchmarks/plan_memory.py --here    real training processes here: forecast and peak resident set
+    python benchmarks/plan_memory.py --out docs/plan-accuracy.md       the first as a section of that page
 
-`table()` is what `plan_accuracy.py` shows. The constants of plan/memory.py are fitted again with each group left out
+The constants of plan/memory.py are fitted again with each group left out
 (`left_out`): the error of a group is that of constants which have not seen it.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import section  # beside this file
 
 from glassformer.model.config import ModelConfig
 from glassformer.plan import memory as planned
@@ -240,17 +242,44 @@ def _train(folder: Path, vocab: int, says: dict[str, Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--here", nargs="*", metavar="RECIPE")
+    parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.here is not None:
         found = here(asked.here or list(HERE))
         errors = [abs(one["error"]) for one in found]
         print(f"median {np.median(errors):.1%}, worst {max(errors):.1%}")
         return
-    for line in table():
+    found = table()
+    for line in found:
         print(f"{line['rule']:28} {line['group']:42} n {line['n']:3}  median {line['median']:6.1%}  "
               f"signed {line['signed']:+7.1%}  p90 {line['p90']:7.1%}  false fits {line['false_fits']}")  # fmt: skip
     every = ratios(grouped(measured_rows()))
     print("middle 80 % of measured / computed:", np.round(np.quantile(every, [0.1, 0.9]), 3))
+    if asked.out:
+        section.write(asked.out, "Memory", page_lines(found))
+
+
+def page_lines(found: list[dict[str, Any]]) -> list[str]:
+    """The table by group in Markdown: ours, and the median of each rule of thumb."""
+    by_rule = {rule: {line["group"]: line for line in found if line["rule"] == rule} for rule in RULES}
+    ours, *others = by_rule.values()
+    rows = []
+    for group, line in ours.items():
+        beside = [f"{other[group]['median']:.0%}" if group in other else "" for other in others]
+        rows.append([group, str(line["n"]), f"{line['median']:.1%}", f"{line['signed']:+.1%}", f"{line['p90']:.1%}",
+                     line["false_fits"], *beside])  # fmt: skip
+    said = (
+        "Bytes on the fullest accelerator: median, signed median and 90th percentile of |forecast / measured - 1|, "
+        "each group by constants fitted to the others. False fits: rows that ran out of memory and would be said to fit, of "
+        "how many. Beside: EleutherAI's calculator and 16 bytes a parameter over all accelerators, medians."
+    )
+    return [
+        said,
+        "",
+        *section.table(
+            ["group", "rows", "median", "signed", "90 % within", "false fits", *list(RULES)[1:]], rows
+        ),
+    ]
 
 
 if __name__ == "__main__":
