@@ -186,8 +186,8 @@ def _percent(number: float) -> str:
 
 EACH = (
     "Each number is the median of |forecast / measured - 1| over a group's rows. A group (one source, machine and "
-    "date) is forecast by the planner with rates fitted to all other groups, and by the lookup from rows of other groups; "
-    '"planner, 3 rows" has seen three rows of the group and forecasts its others.'
+    "date) is forecast by the planner with rates fitted to all other groups, and by the lookup from rows of other "
+    'groups; "planner, 3 rows" has seen three rows of the group and forecasts its others.'
 )
 
 if __name__ == "__main__":

@@ -270,8 +270,8 @@ def page_lines(found: list[dict[str, Any]]) -> list[str]:
                      line["false_fits"], *beside])  # fmt: skip
     said = (
         "Bytes on the fullest accelerator: median, signed median and 90th percentile of |forecast / measured - 1|, "
-        "each group by constants fitted to the others. False fits: rows that ran out of memory and would be said to fit, of "
-        "how many. Beside: EleutherAI's calculator and 16 bytes a parameter over all accelerators, medians."
+        "each group by constants fitted to the others. False fits: rows that ran out of memory and would be said to "
+        "fit, of how many. Beside: EleutherAI's calculator and 16 bytes a parameter over all accelerators, medians."
     )
     return [
         said,
