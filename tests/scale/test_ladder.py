@@ -14,7 +14,7 @@ from tiny_ladder import BUDGET, RULES, Here, recipe
 
 import glassformer as gf
 from glassformer.errors import RunLocked, Stopped, UsageError
-from glassformer.scale.ladder import best_factor
+from glassformer.scale.ladder import best_factor, safe_factor
 
 
 def climb(base: Path, folder: Path, **options: Any) -> gf.Ladder:
@@ -86,7 +86,7 @@ def test_the_learning_rate_is_the_best_of_neighbouring_ones_on_two_rungs(done: g
     assert set(done.tried) == {rung.name for rung in done.design.spots}
     for losses in done.tried.values():
         assert {0.5, 1.0, 2.0} <= set(losses)
-    assert done.factor == best_factor(done.tried)
+    assert done.factor == safe_factor(done.tried)
     at_edge = [name for name, losses in done.tried.items() if min(losses, key=losses.__getitem__) in
                (min(losses), max(losses))]  # fmt: skip
     assert [w for w in done.warnings if "edge" in w] == [
@@ -100,6 +100,17 @@ def test_the_best_factor_is_that_of_all_rungs_together() -> None:
     assert best_factor({"a": {0.5: 2.0, 1.0: 2.1, 2.0: 3.0}, "b": {0.5: 2.2, 1.0: 2.0, 2.0: 3.0}}) == 1.0
     assert best_factor({"a": {0.5: math.inf, 1.0: math.inf, 2.0: 3.0}}) == 2.0
     assert best_factor({"a": {0.5: math.inf, 1.0: math.inf, 2.0: math.inf}}) == 1.0
+
+
+def test_the_factor_that_is_taken_is_not_the_highest_that_is_still_good() -> None:
+    first, second = (
+        {0.5: 3.749, 1.0: 3.739, 2.0: 3.731, 4.0: 4.101},
+        {0.5: 3.356, 1.0: 3.356, 2.0: 3.31, 4.0: 3.352},
+    )
+    assert best_factor({"a": first, "b": second}) == 2.0 and safe_factor({"a": first, "b": second}) == 1.0
+    assert safe_factor({"a": {0.5: 3.0, 1.0: 3.01, 2.0: 3.5}}) == 0.5
+    assert safe_factor({"a": {0.5: 4.0, 1.0: 3.0, 2.0: 3.5}}) == 1.0
+    assert safe_factor({"a": {0.5: math.inf, 1.0: math.inf, 2.0: math.inf}}) == 1.0
 
 
 def test_what_is_told_is_what_the_file_and_the_table_hold(done: gf.Ladder) -> None:

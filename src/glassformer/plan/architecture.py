@@ -13,7 +13,7 @@ it is held and how often a token is multiplied by it. An expert is held E times 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from glassformer.errors import UsageError
@@ -62,7 +62,7 @@ class Counted:
 
     @property
     def total(self) -> int:
-        return sum(asdict(self).values())
+        return sum(getattr(self, part) for part in self.__slots__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
 1. The text is read and tokenised once; all rungs share it, its tokenizer, the context and what is held out.
 2. A probe times this machine, and `design.py` lays out the rungs; `ladders/NAME/ladder.json` keeps that.
 3. Two rungs are trained with half, the same and twice the rule's learning rate (further where the best is at the
-   edge); the factor with the lowest loss on both is taken for all.
+   edge); of the factors that are about as good as the best on both, the middle one is taken for all.
 4. All others are trained. What fails or learns nothing is told and left out.
 5. The law is fitted to all but the largest rung, forecasts it, and is compared with what it came to.
 
@@ -42,6 +42,8 @@ from glassformer.units import parse_seconds, show_count, show_seconds
 On = Literal["local", "ray"]
 OPTIMIZERS = ("adam", "adamw", "muon")
 """For which there is a rule of the learning rate; muon's matrices keep the recipe's own, times the factor."""
+_AS_GOOD = 0.015
+"""Factors whose loss is within so much of the best are as good: a rung's own noise, and what its size shifts."""
 _FURTHER = 2
 """So often the tried rates go on beyond the edge."""
 _LEARNED_NOTHING = "it learned nothing: its loss is not below that of guessing"
@@ -240,7 +242,7 @@ class Course:
     def _rate(
         self, design: Design, settings: Mapping[str, Any]
     ) -> tuple[float, dict[str, dict[float, float]]]:
-        """(the factor of the rule's rate that is best on the spots, rung -> factor -> loss)."""
+        """(the factor of the rule's rate that is safe by the spots, rung -> factor -> loss)."""
         factors = list(FACTORS)
         for further in range(_FURTHER + 1):
             jobs = [(rung, factor, self._path(rung, factor)) for factor in factors for rung in design.spots]
@@ -255,7 +257,7 @@ class Course:
             if min(factors) < best < max(factors) or further == _FURTHER:
                 break
             factors.append(2 * best if best == max(factors) else best / 2)
-        return best, tried
+        return safe_factor(tried), tried
 
     def _path(self, rung: Rung, factor: float) -> Path:
         return self.folder / "runs" / (f"{rung.name}-x{factor:g}" if rung.spot else rung.name)
@@ -296,8 +298,22 @@ class Course:
 
 def best_factor(tried: Mapping[str, Mapping[float, float]]) -> float:
     """The factor with the lowest mean logarithm of the loss over all rungs; the one nearest to 1 where all failed."""
-    factors = sorted(next(iter(tried.values())), key=lambda factor: abs(math.log(factor)))
-    return min(factors, key=lambda factor: sum(math.log(losses[factor]) for losses in tried.values()))
+    means = _mean_logs(tried)
+    return min(sorted(means, key=lambda factor: abs(math.log(factor))), key=means.__getitem__)
+
+
+def safe_factor(tried: Mapping[str, Mapping[float, float]]) -> float:
+    """The middle one of the factors that are as good as the best: a rate too high for some rung costs it far more than
+    one too low, and next to the highest that is still good such a rate is near."""
+    means = _mean_logs(tried)
+    good = sorted(factor for factor, mean in means.items() if mean <= means[best_factor(tried)] + _AS_GOOD)
+    return good[(len(good) - 1) // 2] if good else best_factor(tried)
+
+
+def _mean_logs(tried: Mapping[str, Mapping[float, float]]) -> dict[float, float]:
+    """Factor -> mean logarithm of the loss."""
+    factors = next(iter(tried.values()))
+    return {f: sum(math.log(losses[f]) for losses in tried.values()) / len(tried) for f in factors}
 
 
 def _language(what: Any, overrides: Mapping[str, Any] | None) -> tuple[Recipe, Path]:
