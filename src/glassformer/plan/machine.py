@@ -52,7 +52,9 @@ def this_machine(profile: Profile | None = None) -> Accelerator:
     found = read_profile() if profile is None else profile
     machine, on_gpu = found["machine"], found["device"] != "cpu"
     named = (
-        ", ".join(machine["accelerators"][:1]) if on_gpu else f"{machine['cpu']}, {found['threads']} threads"
+        ", ".join(machine["accelerators"][:1])
+        if on_gpu
+        else f"{machine['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)}"
     )
     peaks = {name: float(rate) for name, rate in found["best_flops_per_second"].items()}
     return Accelerator(
