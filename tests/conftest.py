@@ -1,8 +1,8 @@
 """For all tests: no deadlines in hypothesis, since these machines are noisy; and the slowest files first, so that no
 worker is left alone with one of them at the end.
 
-What takes minutes and has sisters is sampled: one of the tests marked `sampled` in a file runs each day, all of them
-with TEST_SEED=all. The seed is printed at the top, and TEST_SEED=<it> runs the same ones again.
+What takes a minute or more alone is sampled: one of the tests marked `sampled` runs each day, all of them with
+TEST_SEED=all. The seed is printed at the top, and TEST_SEED=<it> runs the same ones again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files are dealt to workers whole, so that what a file sets up is set up once."""
     seed = os.environ["TEST_SEED"]
-    sisters = [item for item in items if item.get_closest_marker("sampled")]
-    for path in {item.path for item in sisters}:
-        family = [item for item in sisters if item.path == path]
-        for place, item in enumerate(family):
-            if seed != "all" and place != int(seed) % len(family):
-                item.add_marker(pytest.mark.skip(reason=f"not drawn by TEST_SEED={seed}"))
+    sampled = sorted(
+        (item for item in items if item.get_closest_marker("sampled")), key=lambda item: item.nodeid
+    )
+    for place, item in enumerate(sampled):
+        if seed != "all" and place != int(seed) % len(sampled):
+            item.add_marker(pytest.mark.skip(reason=f"not drawn by TEST_SEED={seed}"))
     order = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: order.get(Path(item.path).stem, len(order)))

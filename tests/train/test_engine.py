@@ -229,7 +229,7 @@ def test_a_compiled_run_goes_on_eagerly_where_there_is_no_compiler_any_more(
     assert "no longer uses fp32 compiled" in events.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.sampled
 def test_a_compiled_run_killed_on_its_way_comes_to_the_same_end(trainer: Trainer, tmp_path: Path) -> None:
     flags = ("--engine.compile", "on", "--model.dropout", "0")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}

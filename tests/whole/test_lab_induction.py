@@ -13,7 +13,7 @@ import pytest
 LAB = Path(__file__).parents[2] / "lab" / "induction"
 
 
-@pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.timeout(600)
 def test_two_layers_of_attention_learn_to_copy_and_one_does_not(tmp_path: Path) -> None:
     subprocess.run(
