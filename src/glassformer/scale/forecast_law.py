@@ -56,7 +56,8 @@ class Settings:
 SETTINGS = Settings()
 FLOOR = {"nats per token": 1.75, "bits per byte": 0.58}
 """Of mixed text: Hoffmann 1.69, Besiroglu 1.82, Muennighoff 1.87, Gemstones 1.95 nats per token of 32k to 50k words;
-in bits per byte the same at 4.35 bytes a token. Not used where a loss lies below it: that is other text."""
+in bits per byte the same at 4.35 bytes a token, and so where a run's own tokens are counted in bytes. Not used where a
+loss lies below it: that is other text."""
 _ROUNDS, _SETTLED = 8, 0.01
 
 
@@ -118,9 +119,7 @@ def prior_of(points: Points, settings: Settings = SETTINGS) -> Prior:
     usual = FLOOR.get(points.unit or "", np.inf)
     if points.unit == "nats per token" and points.bytes_per_token is not None:
         usual = FLOOR["bits per byte"] * np.log(2) * points.bytes_per_token
-    if usual < share * lowest and points.bytes_per_token is not None:
-        floor, precision = np.log(usual), settings.floor_sd**-2  # models this small are far above any floor
-    elif usual < lowest:
+    if usual < lowest:
         more = settings.floor_sd**-2
         floor, precision = (floor * precision + np.log(usual) * more) / (precision + more), precision + more
     part, part_sd = np.log(settings.part[0] * lowest), settings.part[1]
