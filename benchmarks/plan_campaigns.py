@@ -15,8 +15,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import section  # beside this file
-
 from glassformer.plan import campaigns, energy, failures
 from glassformer.stats import median
 
@@ -62,6 +60,8 @@ def main() -> None:
 
 def write(page: Path, rows: list[dict[str, Any]]) -> None:
     """The three tables as sections of a page."""
+    import section  # beside this file
+
     lines = section.table(
         ["run", "given", "hours computed", "published", "error", "80 % interval"],
         [[row["run"], row["given"], f"{row['computed']:,.0f}", f"{row['published']:,.0f}", f"{row['error']:+.0%}",

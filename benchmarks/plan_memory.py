@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import section  # beside this file
 
 from glassformer.model.config import ModelConfig
 from glassformer.plan import memory as planned
@@ -256,11 +255,13 @@ def main() -> None:
     every = ratios(grouped(measured_rows()))
     print("middle 80 % of measured / computed:", np.round(np.quantile(every, [0.1, 0.9]), 3))
     if asked.out:
-        section.write(asked.out, "Memory", page_lines(found))
+        write(asked.out, found)
 
 
-def page_lines(found: list[dict[str, Any]]) -> list[str]:
-    """The table by group in Markdown: ours, and the median of each rule of thumb."""
+def write(page: Path, found: list[dict[str, Any]]) -> None:
+    """The table by group as a section of a page: ours, and the median of each rule of thumb."""
+    import section  # beside this file
+
     by_rule = {rule: {line["group"]: line for line in found if line["rule"] == rule} for rule in RULES}
     ours, *others = by_rule.values()
     rows = []
