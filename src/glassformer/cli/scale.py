@@ -148,6 +148,8 @@ def _law(law: gf.Law, profile: list[str] | None, *, out: list[Path] | None, json
     if law.off:
         heading("Points that lie off, and the law without them")
         table(words.shown(law.off))
+    heading("Runs that it hangs on most, and the law without each")
+    table(words.shown(law.influential))
     sentences([words.of_fit(law)])
     doubted(law.doubts)
 

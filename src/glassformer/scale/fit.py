@@ -106,7 +106,8 @@ class Law:
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file."""
         return {
-            **self.facts(), "values": self.rows(), "off": self.off, "doubts": [doubt.row() for doubt in self.doubts]
+            **self.facts(), "values": self.rows(), "off": self.off, "influential": self.influential,
+            "doubts": [doubt.row() for doubt in self.doubts],
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -146,6 +147,13 @@ class Law:
         from glassformer.scale.honesty import outliers
 
         return outliers(self)
+
+    @cached_property
+    def influential(self) -> list[dict[str, Any]]:
+        """The runs that it hangs on most, each with its leverage and the law without it."""
+        from glassformer.scale.leverage import influential
+
+        return influential(self)
 
     def profile(self, number: str) -> NumberProfile:
         """How far one number can be moved when the others follow: an interval that a weak one needs."""

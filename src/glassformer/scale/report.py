@@ -56,6 +56,12 @@ def law_report(law: Law, path: str | Path) -> Path:
             "More than six robust standard deviations. Above them, the law with all points and the law without these.",
             page.table(words.shown(law.off)),
         ),
+        page.section(
+            "Runs that it hangs on most",
+            "Leverage: how much of the fit at a run is the run's own; all together they are as many as the law has "
+            "numbers. Beside it, the law without the run.",
+            page.table(words.shown(law.influential)),
+        ),
         _checklist(law, None),
     ]  # fmt: skip
     return _write(path, f"A law of loss: {law.form}", body)

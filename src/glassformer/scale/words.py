@@ -28,6 +28,7 @@ _SHARES = {
     "expected": "it said, up to",
     "a e-fold": "drift for each e-fold",
     "off": "off",
+    "leverage": "leverage",
     "for each 1 % of the cap": "for each 1 % of the cap",
     "worth": "worth",
 }
