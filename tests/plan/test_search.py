@@ -12,7 +12,7 @@ from glassformer.errors import UsageError
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.flops import training
 from glassformer.plan.hardware import accelerator
-from glassformer.plan.layout import Job, Layout, Number
+from glassformer.plan.layout import CHOICES, Job, Layout, Number
 from glassformer.plan.memory import memory
 from glassformer.plan.precision import PRECISIONS
 from glassformer.plan.rows import Row, measured_rows
@@ -45,18 +45,7 @@ def test_every_layout_uses_all_accelerators_and_the_whole_batch(found: Search) -
 
 
 def test_no_layout_is_there_twice(found: Search) -> None:
-    names = (
-        "data",
-        "tensor",
-        "pipeline",
-        "interleave",
-        "context",
-        "expert",
-        "sharding",
-        "micro_batch",
-        "recompute",
-    )
-    numbers = np.stack([np.asarray(getattr(found.layouts, name)) for name in names], axis=1)
+    numbers = np.stack([np.asarray(getattr(found.layouts, name)) for name in CHOICES], axis=1)
     assert len(np.unique(numbers, axis=0)) == len(numbers)
 
 

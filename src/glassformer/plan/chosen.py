@@ -15,7 +15,7 @@ import numpy as np
 
 from glassformer.errors import UsageError, nearest
 from glassformer.plan.architecture import Architecture
-from glassformer.plan.layout import Job, Layout, Recompute
+from glassformer.plan.layout import CHOICES, Job, Layout, Recompute
 from glassformer.plan.memory import memory
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.search import ROOM, search
@@ -207,19 +207,8 @@ def _row(job: Job, took: float, name: str) -> dict[str, Any]:
 
 def _candidates(job: Job, count: int) -> Layout:
     found = list(_each(job, count))
-    columns = np.array(found, dtype=np.int64).reshape(-1, 9).T
-    names = (
-        "data",
-        "tensor",
-        "pipeline",
-        "interleave",
-        "context",
-        "expert",
-        "sharding",
-        "micro_batch",
-        "recompute",
-    )
-    return Layout(**dict(zip(names, columns, strict=True)))
+    columns = np.array(found, dtype=np.int64).reshape(-1, len(CHOICES)).T
+    return Layout(**dict(zip(CHOICES, columns, strict=True)))
 
 
 def _each(job: Job, count: int) -> Iterator[tuple[int, ...]]:

@@ -24,6 +24,12 @@ from glassformer.plan.software import USUAL, Software
 Number = int | float | NDArray[Any]
 
 
+CHOICES = (
+    "data", "tensor", "pipeline", "interleave", "context", "expert", "sharding", "micro_batch", "recompute",
+)  # fmt: skip
+"""What a layout decides, by the names of its numbers."""
+
+
 class Recompute(IntEnum):
     """What the backward pass computes again."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from glassformer.errors import UsageError, nearest
 from glassformer.plan.allocate import BestSize
-from glassformer.plan.layout import Job
+from glassformer.plan.layout import CHOICES, Job
 from glassformer.plan.quantity import Quantity
 from glassformer.plan.words import bare, number, one_value, shown, shown_interval
 from glassformer.units import show_bytes
@@ -76,18 +76,7 @@ class Plan:
     def layout(self) -> dict[str, int]:
         """How the run is divided."""
         lay = self.job.layout
-        names = (
-            "data",
-            "tensor",
-            "pipeline",
-            "interleave",
-            "context",
-            "expert",
-            "sharding",
-            "micro_batch",
-            "recompute",
-        )
-        return {name: int(getattr(lay, name)) for name in names}
+        return {name: int(getattr(lay, name)) for name in CHOICES}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a file or another program."""
