@@ -6,7 +6,8 @@
 rho is the soft L1 of least squares (a few wrong rows do not matter); w makes groups of rows count alike, whatever
 their number; the prior keeps a rate that no row speaks about at a sensible value.
 
-`calibrate` keeps the rates and adds what they missed on a few rows of one's own cluster (`own`).
+What the rates then still miss carries over to jobs of the same kinds (`known`). `calibrate` keeps all that and adds
+what it missed on a few rows of one's own cluster (`own`).
 
     python -m glassformer.plan.calibration      # fits anew and writes data/rates.json
 """
@@ -16,15 +17,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
-from glassformer.plan.own import Own, carried, features
+from glassformer.plan.known import Known, learn
+from glassformer.plan.own import Own, features
 from glassformer.plan.rates import PRIOR, RATES, Rates
 from glassformer.plan.rows import Row, measured_rows
 from glassformer.plan.steptime import spent
@@ -40,7 +42,7 @@ SURE = {
     "crowded": 0.07,
 }  # fmt: skip
 """Standard deviations of the logarithm of what one would guess; 0.33 for the others."""
-FREE = tuple(field.name for field in fields(Rates) if field.name != "own")
+FREE = tuple(field.name for field in fields(Rates) if field.name not in ("known", "own"))
 
 
 def timed(rows: Sequence[Row]) -> list[Row]:
@@ -49,13 +51,17 @@ def timed(rows: Sequence[Row]) -> list[Row]:
 
 
 def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
-    """The rates that explain these rows' times best."""
+    """The rates that explain these rows' times best, with what they still miss on them."""
     rows = timed(rows)
     todo, taken = stack([row.job for row in rows if row.job]), np.log([row.seconds or 1.0 for row in rows])
     sizes = Counter(row.group for row in rows)
     weight = np.array([max(sizes[row.group], 2) ** -0.5 for row in rows])
     weight /= np.sqrt(np.mean(weight**2))
-    return _fit(todo, taken, weight, FREE, start, PRIOR, np.array([SURE.get(name, 0.33) for name in FREE]))
+    plain = replace(start, known=Known(), own=())
+    rates = _fit(todo, taken, weight, FREE, plain, PRIOR, np.array([SURE.get(name, 0.33) for name in FREE]))
+    missed = taken - np.log(spent(todo, rates).total)
+    known = learn([row.job for row in rows if row.job], [row.group for row in rows], missed.tolist())
+    return replace(rates, known=known)
 
 
 def _fit(
@@ -93,18 +99,20 @@ def calibrate(rows: Sequence[Row], rates: Rates = RATES) -> Rates:
     return replace(rates, own=(*rates.own, *found))
 
 
-def left_out(rows: Sequence[Row], rates: Rates = RATES) -> dict[str, Rates]:
-    """For each group, the rates fitted to all others, from these on."""
+def left_out(
+    rows: Sequence[Row], rates: Rates = RATES, by: Literal["group", "source"] = "group"
+) -> dict[str, Rates]:
+    """For each group (or source), the rates fitted to all others, from these on."""
     rows = timed(rows)
-    groups = dict.fromkeys(row.group for row in rows)
-    return {group: fit([row for row in rows if row.group != group], rates) for group in groups}
+    names = dict.fromkeys(getattr(row, by) for row in rows)
+    return {name: fit([row for row in rows if getattr(row, by) != name], rates) for name in names}
 
 
 def misses(rows: Sequence[Row], rates: Rates) -> Floats:
     """log (forecast / measured) of each row."""
     rows = timed(rows)
     totals = spent(stack([row.job for row in rows if row.job]), rates).total
-    missed = [float(carried(row.job, rates.own)[0]) for row in rows if row.job]
+    missed = [float(rates.missed(row.job)[0]) for row in rows if row.job]
     measured = np.array([row.seconds or 1.0 for row in rows])
     return np.asarray(np.log(totals / measured) + np.array(missed))
 
@@ -126,14 +134,17 @@ def main(path: Path | None = None) -> None:
     """Fits the shipped rates to the shipped rows, and how far off they are to groups that are left out."""
     rows = timed(measured_rows())
     rates = fit(rows)
-    without = left_out(rows, rates)
-    by_group = {group: [row for row in rows if row.group == group] for group in without}
-    apart = [misses(by_group[group], without[group]) for group in by_group]
+    apart = [
+        misses([row for row in rows if getattr(row, by) == name], others)
+        for by in ("group", "source")
+        for name, others in left_out(rows, rates, by).items()
+    ]
     jobs = [row.job for row in rows if row.job]
     points = {(tuple(round(float(x), 2) for x in features(job)), job.accelerator.name) for job in jobs}
     found = {
         "made by": "python -m glassformer.plan.calibration",
         "rates": {name: round(getattr(rates, name), 6) for name in FREE},
+        "known": asdict(rates.known),
         "evidence": {
             "half width": _half(apart), "features": [list(numbers) for numbers, _ in sorted(points)],
             "accelerators": [name for _, name in sorted(points)],

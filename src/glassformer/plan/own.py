@@ -36,14 +36,22 @@ class Own:
     """log (measured / forecast)."""
 
 
-def features(job: Job) -> tuple[Number, ...]:
-    """Where a job lies among others; arrays where its layout's numbers are."""
-    a, lay = job.architecture, job.layout
+def kind(job: Job, accelerators: Number) -> tuple[Number, ...]:
+    """Where a job on so many accelerators lies among others, whatever its layout."""
+    a = job.architecture
     low = {"fp8": 1.0, "fp4": 2.0}.get(job.precision.peak, 0.0)
+    return (
+        float(np.log10(max(1, a.active_parameters))), 0.5 * np.log10(np.maximum(1, accelerators)),
+        float(np.log10(max(1, job.length))), 1.5 * (a.experts > 0), low, 1.0 * (a.encoder_layers > 0),
+    )  # fmt: skip
+
+
+def features(job: Job) -> tuple[Number, ...]:
+    """The same with its layout; arrays where the layout's numbers are."""
+    lay = job.layout
     full = np.asarray(lay.recompute) == Recompute.FULL
     return (
-        float(np.log10(max(1, a.active_parameters))), 0.5 * np.log10(np.maximum(1, lay.accelerators)),
-        float(np.log10(max(1, job.length))), 1.5 * (a.experts > 0), low, 1.0 * (a.encoder_layers > 0),
+        *kind(job, lay.accelerators),
         0.3 * np.log2(np.maximum(1, lay.micro_batch)), 0.3 * np.log2(np.maximum(1, lay.tensor)),
         0.3 * np.log2(np.maximum(1, lay.pipeline)), 0.5 * full, 0.5 * (np.asarray(lay.sharding) >= 3),
     )  # fmt: skip

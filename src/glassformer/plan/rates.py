@@ -8,7 +8,9 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from glassformer.plan.own import Own
+from glassformer.plan.known import Known
+from glassformer.plan.layout import Job, Number
+from glassformer.plan.own import Own, carried
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,16 @@ class Rates:
     """Time that each doubling of the accelerators adds, beyond eight."""
     stall: float = 0.02
     """Seconds of each step on nothing of the above: data, host, bookkeeping."""
+    known: Known = Known()
+    """What all of these miss on measured rows, for jobs of the same kinds."""
     own: tuple[Own, ...] = ()
     """Measured rows of one's own, whose misses carry over to jobs like them."""
+
+    def missed(self, job: Job) -> tuple[Number, Number]:
+        """log (measured / computed) to expect of a job, and the share of the uncertainty that rows of one's own
+        leave."""
+        expected, left = carried(job, self.own)
+        return self.known.miss(job) + expected, left
 
 
 PRIOR = Rates()
@@ -85,7 +95,9 @@ PRIOR = Rates()
 
 def _shipped() -> Rates:
     text = (resources.files("glassformer.plan") / "data" / "rates.json").read_text(encoding="utf-8")
-    return Rates(**json.loads(text)["rates"])
+    found = json.loads(text)
+    known = {name: tuple(map(tuple, values) if name == "kinds" else values) for name, values in found["known"].items()}
+    return Rates(**found["rates"], known=Known(**known))
 
 
 RATES = _shipped()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from glassformer.plan.layout import Job, Number
-from glassformer.plan.own import carried
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.work import Work, work
 
@@ -55,7 +54,7 @@ class StepTime:
 
 def step_time(job: Job, rates: Rates = RATES) -> StepTime:
     """Of one job, or of all its layouts at once."""
-    missed, _ = carried(job, rates.own)
+    missed, _ = rates.missed(job)
     return spent(work(job), rates, np.exp(missed))
 
 

@@ -6,8 +6,8 @@ Symbols: d width, L layers, N parameters (embeddings included), D tokens, U toke
                  smallest (12 layers of 768);  heads of the even size that divides d and is nearest to 32
     ratios       D / N of 10, 20 or 40 for the rungs that are fitted: with one ratio alone A and B of the law
                  E + A / N^alpha + B / D^beta cannot be told apart; 10 to 20 for the one that is held back
-    fitted       six sizes (at least five), evenly in log N from the largest with 4 C <= C of the held-back rung
-                 down to a tenth of its N; by turns 20, or 10 and 40, tokens for each parameter
+    fitted       six sizes (at least five), evenly in log N down to a tenth of the largest; by turns 20, or 10 and 40,
+                 tokens for each parameter, or as many as leave 4 C <= C of the held-back rung
     held back    the largest whose whole ladder fits into the time; D <= U where such a ladder exists
     batch        0.292 C^0.3271 tokens                        DeepSeek-AI 2024 (2401.02954), section 3.1
     rate         0.3118 C^-0.125, of AdamW                    the same; measured from C = 1e17 on, so its height is
@@ -186,10 +186,11 @@ def design(
     for width in _widths(rules.smallest):
         ladders = list(_ladders(rung, width, text, rules, workers))
         fit = [ladder for ladder in ladders if ladder.seconds <= seconds]
+        once = [ladder for ladder in fit if ladder.epochs <= 1]
         least = min(least, *(ladder.seconds for ladder in ladders), math.inf)
-        within += [ladder for ladder in fit if ladder.epochs <= 1]
+        within += once
         beyond += [ladder for ladder in fit if ladder.epochs > 1]
-        if beyond or (ladders and not fit):
+        if ladders and not once:
             break  # a larger width takes more of both
     if within:
         return max(within, key=lambda ladder: ladder.held_back.compute)
@@ -235,7 +236,7 @@ def _fitted(rung: Callable[[int, float], Rung], top: Rung, rules: Rules) -> tupl
     def fits(one: Rung) -> bool:
         return rules.held_back * max(one.compute / top.compute, one.flops / top.flops) <= 1
 
-    family = list(takewhile(lambda width: fits(rung(width, middle)), _widths(rules.smallest)))
+    family = list(takewhile(lambda width: fits(rung(width, low)), _widths(rules.smallest)))
     if len(family) < rules.fewest:
         return None
     sizes = np.log([rung(width, middle).parameters for width in family])
@@ -246,8 +247,8 @@ def _fitted(rung: Callable[[int, float], Rung], top: Rung, rules: Rules) -> tupl
     rungs = []
     for place, index in enumerate(chosen):
         for ratio in (middle,) if place % 2 == 0 else (low, high):
-            one = rung(family[index], ratio)
-            rungs.append(one if fits(one) else rung(family[index], middle))
+            shorter = (rung(family[index], float(less)) for less in np.geomspace(ratio, low, 5))
+            rungs.append(next(filter(fits, shorter)))
     rungs.sort(key=lambda one: one.compute)
     if rungs[-1].compute < 10**DECADES * rungs[0].compute:
         return None
