@@ -46,6 +46,7 @@ def test_every_design_can_be_fitted_and_tested_within_the_time(
     assert len({round(math.log2(ratio)) for ratio in ratios}) >= 3
     assert max(rung.compute for rung in fitted) >= 10**1.5 * min(rung.compute for rung in fitted)
     assert all(top.compute >= 4 * rung.compute and top.flops >= 4 * rung.flops for rung in fitted)
+    assert top.compute <= 8 * max(rung.compute for rung in fitted)
     assert all(top.parameters > rung.parameters and top.tokens > rung.tokens for rung in fitted)
     assert min(ratios) <= top.tokens / top.parameters <= max(ratios)
     assert list(found.rungs) == sorted(found.rungs, key=lambda rung: rung.compute)
@@ -74,7 +75,12 @@ def test_time_counts_every_run_and_a_tenth_more() -> None:
 
 
 def test_a_text_that_is_large_enough_is_not_read_twice_whatever_the_time() -> None:
-    assert try_design(1e6, machine(1e12)).epochs <= 1
+    assert 0.8 < try_design(1e6, machine(1e12)).epochs <= 1
+
+
+def test_with_time_to_spare_the_text_limits_tokens_and_the_held_back_model_is_as_large_as_it_may_be() -> None:
+    top = try_design(1e6, machine(1e12)).held_back
+    assert 10 <= top.tokens / top.parameters < 12
 
 
 def test_a_text_that_is_too_small_is_read_again_as_little_as_can_be_and_that_is_told() -> None:

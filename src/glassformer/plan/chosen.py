@@ -57,21 +57,13 @@ def chosen(job: Job, count: int, rates: Rates = RATES, *, quick: bool = False) -
         )
     first = replace(job, layout=found.best)
     rows = [_row(first, float(found.seconds[0]), "chosen")]
-    seen = {_division(found.best)}
-    for one in found.runners_up(8 * _SHOWN):
-        if len(rows) <= _SHOWN and _division(one["layout"]) not in seen:
-            seen.add(_division(one["layout"]))
-            slower = f"+{one['seconds'] / found.seconds[0] - 1:.1%}"
-            other = _row(replace(job, layout=one["layout"]), one["seconds"], slower)
-            rows.append({**other, "loses on": one["where"]})
+    for one in found.runners_up(_SHOWN):
+        slower = f"+{one['seconds'] / found.seconds[0] - 1:.1%}"
+        other = _row(replace(job, layout=one["layout"]), one["seconds"], slower)
+        rows.append({**other, "loses on": one["where"]})
     return Chosen(
         first, rows, found.tried, len(found.seconds), _tempting(job, count, rates, float(found.seconds[0]))
     )
-
-
-def _division(layout: Layout) -> tuple[int, ...]:
-    """What tells one layout from another for a reader: not its ZeRO stage or micro-batch."""
-    return tuple(int(getattr(layout, name)) for name in ("tensor", "pipeline", "context", "expert"))
 
 
 def _usual(job: Job, count: int, rates: Rates) -> Layout:

@@ -30,6 +30,8 @@ ROOM = 0.95
 """Share of an accelerator's memory that a layout may take."""
 GRAIN = 65536
 """Layouts that are computed at once: their arrays stay in the processor's cache."""
+APART = ("tensor", "pipeline", "context", "expert")
+"""What tells one division from another for a reader: not its ZeRO stage or micro-batch."""
 WHERE = {
     "matmul": "matrix products", "pattern": "attention", "bandwidth": "norms, activations and launches",
     "recompute": "computing again", "head": "the head", "tensor": "tensor-parallel messages",
@@ -84,23 +86,16 @@ class Search:
         ]  # fmt: skip
 
     def runners_up(self, many: int = 5) -> list[dict[str, Any]]:
-        """The best of other divisions (tensor, pipeline, context, sharding), and where each loses its time."""
-        found: list[dict[str, Any]] = []
-        best, seen = self.best, set[tuple[int, ...]]()
-        winner = self._time(best)
-        for place in range(len(self.seconds)):
-            one = self.layouts.at(place)
-            divided = tuple(int(getattr(one, name)) for name in ("tensor", "pipeline", "context", "sharding"))
-            if divided in seen:
-                continue
-            seen.add(divided)
-            if len(seen) > 1:
-                found.append(
-                    {"layout": one, "seconds": float(self.seconds[place]), **self._loss(one, winner)}
-                )
-            if len(found) == many:
+        """The best of other divisions (`APART`), and where each loses its time."""
+        winner = self._time(self.best)
+        columns = [np.broadcast_to(getattr(self.layouts, name), self.seconds.shape).tolist() for name in APART]
+        first = dict[tuple[int, ...], int]()
+        for place, division in enumerate(zip(*columns, strict=True)):
+            first.setdefault(division, place)
+            if len(first) > many:
                 break
-        return found
+        others = [(self.layouts.at(place), float(self.seconds[place])) for place in list(first.values())[1:]]
+        return [{"layout": one, "seconds": took, **self._loss(one, winner)} for one, took in others]
 
     def explain(self, many: int = 3) -> list[str]:
         """The winner, and what the runners-up lose where, a sentence each."""
@@ -164,20 +159,21 @@ def candidates(job: Job, accelerators: int) -> tuple[dict[str, Ints], dict[str, 
     a = job.architecture
     parts = _divisors(accelerators)
     stages = np.array([n for n in parts if n <= max(1, a.all_layers)])
-    experts = _divisors(a.experts) if a.experts else np.array([1])
+    divisions = np.stack([one.ravel() for one in np.meshgrid(parts[parts <= max(1, a.heads)], stages, parts)])
+    tensor, pipeline, context = divisions[:, accelerators % divisions.prod(0) == 0]
     micro = _divisors(job.batch)
+    modes = [Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL][:: 2 if job.fused_attention else 1]
     grid = np.meshgrid(
-        parts[parts <= max(1, a.heads)], stages, parts, np.array([1, 2, 3, 4, 6, 8, 12]), experts,
-        micro[micro <= 64], np.arange(4), np.array([Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL]),
-        indexing="ij",
+        np.arange(tensor.size), np.array([1, 2, 3, 4, 6, 8, 12]), _divisors(a.experts) if a.experts else np.array([1]),
+        micro[micro <= 64], np.arange(4), np.array(modes), indexing="ij",
     )  # fmt: skip
-    names = ("tensor", "pipeline", "context", "interleave", "expert", "micro_batch", "sharding", "recompute")
-    one = {name: values.ravel() for name, values in zip(names, grid, strict=True)}
-    model = one["tensor"] * one["pipeline"] * one["context"]
-    one["data"] = accelerators // model
-    # these are not layouts at all, or the same as another
-    real = (model * one["data"] == accelerators) & ((one["pipeline"] > 1) | (one["interleave"] == 1))
-    real &= (one["recompute"] != Recompute.SELECTIVE) | (not job.fused_attention)
+    place, *others = (one.ravel() for one in grid)
+    names = ("interleave", "expert", "micro_batch", "sharding", "recompute")
+    one = {"tensor": tensor[place], "pipeline": pipeline[place], "context": context[place]}
+    one |= dict(zip(names, others, strict=True))
+    one["data"] = accelerators // (one["tensor"] * one["pipeline"] * one["context"])
+    # the others are the same as one of these
+    real = (one["pipeline"] > 1) | (one["interleave"] == 1)
     real &= (one["sharding"] == 0) | (one["data"] * one["context"] > 1)
     one = {name: values[real] for name, values in one.items()}
     reasons = {

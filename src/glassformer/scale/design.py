@@ -234,7 +234,8 @@ def _fitted(rung: Callable[[int, float], Rung], top: Rung, rules: Rules) -> tupl
     low, middle, high = rules.ratios
 
     def fits(one: Rung) -> bool:
-        return rules.held_back * max(one.compute / top.compute, one.flops / top.flops) <= 1
+        less = rules.held_back * max(one.compute / top.compute, one.flops / top.flops) <= 1
+        return less and one.tokens < top.tokens
 
     family = list(takewhile(lambda width: fits(rung(width, low)), _widths(rules.smallest)))
     if len(family) < rules.fewest:
