@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -57,6 +57,12 @@ class Sizes:
     tensors: tuple[tuple[int, int], ...] = ((16, 32), (128, 32), (16, 256), (16, 1024))
     """(square matrices, their side) of one update."""
 
+    def few(self) -> Sizes:
+        """For 16 bits on a processor that has no instructions for them: nobody would train so."""
+        return replace(
+            self, largest=min(self.largest, 2**22), lengths=self.lengths[:3], head_widths=self.head_widths[:1]
+        )
+
 
 _ENOUGH = 0.012
 """Seconds that one timing lasts at least, or seven repeats."""
@@ -95,12 +101,13 @@ def _processor(tell: Callable[[str], None], timer: Timer, sizes: Sizes) -> dict[
     tell("memory")
     copying = _copy_rate(timer)
     tell("matrix products")
-    precisions: tuple[Precision, ...] = ("fp32", "bf16", "autocast")
-    products = {p: list(_products(p, timer, sizes)) for p in precisions}
+    narrow = sizes.few() if _is_slow(torch.bfloat16, timer) else sizes
+    each: dict[Precision, Sizes] = {"fp32": sizes, "bf16": narrow, "autocast": narrow}
+    products = {p: list(_products(p, timer, its)) for p, its in each.items()}
     tell("attention")
     kernels: tuple[Kernel, ...] = ("explicit", "fused", "blocks")
     attention = {
-        p: {k: list(_attention(k, dtype, timer, sizes)) for k in kernels} for p, dtype in DTYPES.items()
+        p: {k: list(_attention(k, dtype, timer, each[p])) for k in kernels} for p, dtype in DTYPES.items()
     }
     tell("everything element by element")
     elementwise = {p: dict(_elementwise(dtype, timer, sizes.numbers)) for p, dtype in DTYPES.items()}
@@ -111,6 +118,16 @@ def _processor(tell: Callable[[str], None], timer: Timer, sizes: Sizes) -> dict[
         "copy_bytes_per_second": copying, "best_flops_per_second": best, "products": products,
         "attention": attention, "elementwise": elementwise, "update": updates,
     }  # fmt: skip
+
+
+def _is_slow(dtype: torch.dtype, timer: Timer) -> bool:
+    """Whether products of this type take three times as long as in float32."""
+    one, other = (
+        _both_ways(timer, lambda xs=xs: [F.linear(xs[0], xs[1])], xs)  # type: ignore[misc] # bound now
+        for kind in (torch.float32, dtype)
+        for xs in (_leaves(2, 256, 256, dtype=kind),)
+    )
+    return other > 3 * one
 
 
 def _copy_rate(timer: Timer) -> float:
@@ -184,14 +201,7 @@ def _elementwise(
             found.append((size, seconds / copies))
         yield name, found
     yield "loss", [(size, _loss_seconds(size, dtype, timer)) for size in numbers[1:]]
-    hidden, table = (_leaves(1, 2**10, 8, dtype=dtype) for _ in range(2))
-    targets = torch.zeros(2**10, dtype=torch.long)
-    seconds = _both_ways(
-        timer,
-        lambda: [linear_cross_entropy(hidden[0], table[0], targets, logits_at_once=2**18)],
-        [*hidden, *table],
-    )
-    yield "loss_chunked", [(2**20, seconds)]
+    yield "loss_chunked", [(2 * numbers[-1], _chunked_loss_seconds(2 * numbers[-1], dtype, timer))]
     yield "embedding", [(size, _embedding_seconds(size, dtype, timer)) for size in numbers]
 
 
@@ -199,6 +209,23 @@ def _loss_seconds(size: int, dtype: torch.dtype, timer: Timer) -> float:
     logits = _leaves(2, size // 256, 256, dtype=dtype)
     targets = torch.zeros(size // 256, dtype=torch.long)
     return _both_ways(timer, lambda: [cross_entropy(x, targets) for x in logits], logits) / 2
+
+
+def _chunked_loss_seconds(size: int, dtype: torch.dtype, timer: Timer) -> float:
+    """In two chunks, without the products. Scores are small: numbers that underflow would be slow."""
+    words, width = 4096, 16
+    hidden, table = _leaves(1, size // words, width, dtype=dtype), _leaves(1, words, width, dtype=dtype)
+    hidden = [(x / 64).detach().requires_grad_() for x in hidden]
+    targets = torch.zeros(size // words, dtype=torch.long)
+
+    def scores() -> list[Tensor]:
+        return [F.linear(hidden[0], table[0])]
+
+    def loss() -> list[Tensor]:
+        return [linear_cross_entropy(hidden[0], table[0], targets, logits_at_once=size // 2)]
+
+    both = [_both_ways(timer, work, [*hidden, *table]) for work in (loss, scores)]
+    return max(both[0] - both[1], 0.1 * both[0])
 
 
 def _embedding_seconds(size: int, dtype: torch.dtype, timer: Timer) -> float:
