@@ -1,18 +1,19 @@
 """A law's own test: the runs of little compute forecast those of much, which are known.
 
 At each cut the points with at most a 2nd, 4th, 8th, ... of the largest compute are fitted, and the points above are
-forecast: how far off they are on average, and how far off the forecast said they might be. Where errors are larger than
-that, the interval of the real forecast is widened:
+forecast: how far off they are on average, and how far off the forecast said they might be. The interval of the real
+forecast is made so many times as wide:
 
-    widened^2 = (16 + J z^2) / (16 + J), at least 1        z^2: median of (error / what was said)^2 over the cuts
+    widened^2 = (16 + J z^2) / (16 + J)      z^2: median of (error / what was said)^2 over the cuts, at most 4
 
-Cuts share most of their runs, so all of them count as at most J = 2 trials, against 16 for the published studies where
-such intervals were right. Cuts that leave fewer than 6 points, 4 sizes or 0.8 decades of compute to fit say nothing,
-and are not made.
+The published studies where such intervals were right count as 16 trials, and all cuts of one law as at most J = 2, for
+they share most of their runs; on those studies z^2 told nothing of how far off the forecast of the largest runs was.
+Cuts that leave fewer than 6 points, 4 sizes or 0.8 decades of compute to fit say nothing, and are not made.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _CUTS = (2, 4, 8, 16, 32, 64, 128)
 _POINTS, _SIZES, _DECADES = 6, 4, 0.8
-_BEFORE, _TRIALS = 16, 2
+_BEFORE, _TRIALS, _MOST = 16, 2, 4.0
 _AHEAD = 0.5
 """e-folds beyond the cut from which on an error counts: nearer, noise is all there is."""
 
@@ -61,12 +62,12 @@ class Backtest:
 
     @property
     def widened(self) -> float:
-        """What intervals have to be multiplied by."""
+        """What intervals have to be multiplied by; a little less than 1 where the cuts went well."""
         if not self.cuts:
             return 1.0
-        off = float(np.median([(cut.error / cut.expected) ** 2 for cut in self.cuts]))
+        off = min(_MOST, float(np.median([(cut.error / cut.expected) ** 2 for cut in self.cuts])))
         trials = min(_TRIALS, len(self.cuts))
-        return max(1.0, float(np.sqrt((_BEFORE + trials * off) / (_BEFORE + trials))))
+        return math.sqrt((_BEFORE + trials * off) / (_BEFORE + trials))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a cut."""
