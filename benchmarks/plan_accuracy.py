@@ -147,7 +147,9 @@ def step_time_lines(found: Sequence[dict[str, Any]]) -> list[str]:
     for name, number in summary(found).items():
         lines.append(f"| {name} | " + " | ".join(_percent(number[key]) for key in WORDS) + " |")
     every = sum(one["rows"] for one in found)
-    held, farther = (sum(one[key] * one["rows"] for one in found) / every for key in ("held", "held_elsewhere"))
+    held, farther = (
+        sum(one[key] * one["rows"] for one in found) / every for key in ("held", "held_elsewhere")
+    )
     said = f"The intervals of 80 % hold {held:.0%} of {every} rows, and {farther:.0%} where the source is left out."
     return [*lines, "", said]
 
@@ -189,7 +191,7 @@ def _percent(number: float) -> str:
 
 EACH = (
     "Each number is the median of |forecast / measured - 1| over a group's rows. A group (one source, machine and "
-    "date) is forecast by the planner with rates fitted to all other groups, or to all other sources, and by the lookup "
+    "date) is forecast by the planner with rates fitted to all other groups, or all other sources, and by the lookup "
     'from rows of other groups; "planner, 3 rows" has seen three rows of the group and forecasts its others.'
 )
 

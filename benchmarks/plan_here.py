@@ -61,7 +61,9 @@ def main() -> None:
         quickest = min(plan.total for plan in plans)
         for precision, plan in zip(PRECISIONS, plans, strict=True):
             if plan.total > 5 * quickest:
-                print(f"{name:14} {precision:8} left out: planned {plan.total / quickest:.0f} x another precision")
+                print(
+                    f"{name:14} {precision:8} left out: planned {plan.total / quickest:.0f} x another precision"
+                )
                 continue
             seconds = measure(config, batch, precision, plan.kernel, clock)
             rows.append({"name": name, "precision": precision, "kernel": plan.kernel, "seconds": seconds,

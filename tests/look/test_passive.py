@@ -148,6 +148,7 @@ print(memory("VmHWM") - before, sum(y.untyped_storage().nbytes() for y in kept.v
 """In a process of its own, since what others have freed would hide what this one takes."""
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.skipif(
     not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks are counted by Linux alone"

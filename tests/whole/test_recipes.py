@@ -40,6 +40,7 @@ def test_shakespeare_char_reaches_the_loss_it_states(tmp_path: Path) -> None:
     assert run.summary()["val_loss"] <= stated + 0.02  # seeds 0 to 2 spread over 0.013
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 def test_the_demo_begins_to_learn_from_the_standard_library(tmp_path: Path) -> None:
     short = {"train.steps": 4, "train.batch": 4, "train.log_every": 1, "train.sample_tokens": 8}

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
-from glassformer.plan.known import Known, learn
+from glassformer.plan.known import NOTHING, learn
 from glassformer.plan.own import Own, features
 from glassformer.plan.rates import PRIOR, RATES, Rates
 from glassformer.plan.rows import Row, measured_rows
@@ -57,7 +57,7 @@ def fit(rows: Sequence[Row], start: Rates = PRIOR) -> Rates:
     sizes = Counter(row.group for row in rows)
     weight = np.array([max(sizes[row.group], 2) ** -0.5 for row in rows])
     weight /= np.sqrt(np.mean(weight**2))
-    plain = replace(start, known=Known(), own=())
+    plain = replace(start, known=NOTHING, own=())
     rates = _fit(todo, taken, weight, FREE, plain, PRIOR, np.array([SURE.get(name, 0.33) for name in FREE]))
     missed = taken - np.log(spent(todo, rates).total)
     known = learn([row.job for row in rows if row.job], [row.group for row in rows], missed.tolist())

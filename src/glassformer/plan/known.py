@@ -29,9 +29,9 @@ LIKENESS, REACH, GROUP, NOISE = 0.1, 0.5, 0.06, 0.08
 class Known:
     """The kinds of jobs that were measured, and how much each counts."""
 
-    kinds: tuple[tuple[float, ...], ...] = ()
-    accelerators: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
+    kinds: Sequence[Sequence[float]] = ()
+    accelerators: Sequence[str] = ()
+    weights: Sequence[float] = ()
 
     def miss(self, job: Job) -> Number:
         """log (measured / forecast) to expect of a job."""
@@ -39,8 +39,12 @@ class Known:
             return 0.0
         counts, which = np.unique(job.layout.accelerators, return_inverse=True)
         here = np.array([kind(job, count) for count in counts], float)
-        alike = _alike(here, (job.accelerator.name,) * len(here), np.array(self.kinds), self.accelerators)
-        return (alike @ np.array(self.weights))[which].reshape(np.shape(job.layout.accelerators))
+        alike = _alike(here, [job.accelerator.name] * len(here), np.array(self.kinds), self.accelerators)
+        found: NDArray[np.float64] = (alike @ self.weights)[which]
+        return found.reshape(np.shape(job.layout.accelerators))
+
+
+NOTHING = Known()
 
 
 def learn(jobs: Sequence[Job], groups: Sequence[str], missed: Sequence[float]) -> Known:

@@ -26,13 +26,13 @@ from glassformer.plan.states import gathered, states
 
 CONTEXT = 0.6e9
 """Bytes of a CUDA context with its kernels and workspaces."""
-PROGRAM = 0.425e9
+PROGRAM = 0.387e9
 """Resident bytes of Python, torch and what a run loads besides, on a CPU (benchmarks/plan_memory.py --here)."""
 COMMUNICATORS = 1.2e9
 """Of NCCL's buffers, for each kind of group that a rank belongs to (data, tensor, pipeline, context)."""
 BUCKET = 5e8
 """Numbers in each of DeepSpeed's two buckets by default (`reduce_bucket_size`, `allgather_bucket_size`)."""
-FRAGMENTATION, PAGES = 0.02, 0.05
+FRAGMENTATION, PAGES = 0.02, 0.1
 """Of what comes and goes in a step, that the allocator holds and cannot give: torch's on a GPU, glibc's on a CPU."""
 INTERVAL = (0.96, 1.06)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
@@ -118,7 +118,7 @@ FORMULAS = {
     "logits": "b s V / (t c) x (a + 4 + 4)",
     "buffers": "what tensor ranks gather, what stages hand on, buckets of gradients; on a CPU, copies of the state",
     "context": "CUDA and NCCL; on a CPU, Python and torch",
-    "fragmentation": "a share of what comes and goes",
+    "fragmentation": "a share of what comes and goes; on a CPU, room that a copy of the state took between steps",
 }
 
 
@@ -176,8 +176,15 @@ def _counted(job: Job) -> Memory:
         weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
         gathered=cast_weights, activations=found.activations, working=working if working >= logits else 0.0,
         logits=logits if working < logits else 0.0, buffers=is_cpu * job.software.copies * state,
-        context=PROGRAM if is_cpu else CONTEXT, fragmentation=(PAGES if is_cpu else FRAGMENTATION) * moving,
+        context=PROGRAM if is_cpu else CONTEXT, fragmentation=_fragments(job, moving, state),
     )  # fmt: skip
+
+
+def _fragments(job: Job, moving: Number, state: Number) -> Number:
+    """Held and not to be given. On a CPU, a copy of the state is made between steps, where they had their room."""
+    if not runs_on_cpu(job.accelerator):
+        return FRAGMENTATION * moving
+    return PAGES * moving + (np.minimum(moving, state) if job.software.copies else 0.0)
 
 
 def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
@@ -203,14 +210,13 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     whole = gathered(job, mine)
     buffers = _buffers(job, mine)
     moving = whole + activations + np.maximum(layer, loss) + buffers
-    is_cpu = runs_on_cpu(job.accelerator)
-    if is_cpu:
-        held_beside = state["weights"] if job.precision.master == 0 else state["masters"]
-        buffers = buffers + software.copies * (held_beside + state["optimizer"])
+    whole_state = (state["weights"] if job.precision.master == 0 else state["masters"]) + state["optimizer"]
+    if runs_on_cpu(job.accelerator):
+        buffers = buffers + software.copies * whole_state
     return Memory(
         **state, gathered=whole, activations=activations, working=np.where(loss > layer, 0, layer),
         logits=np.where(loss > layer, loss, 0), buffers=buffers, context=_context(job),
-        fragmentation=(PAGES if is_cpu else FRAGMENTATION) * moving, stage=stage, of_stages=layout.pipeline,
+        fragmentation=_fragments(job, moving, whole_state), stage=stage, of_stages=layout.pipeline,
     )  # fmt: skip
 
 

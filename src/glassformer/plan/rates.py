@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from glassformer.plan.known import Known
+from glassformer.plan.known import NOTHING, Known
 from glassformer.plan.layout import Job, Number
 from glassformer.plan.own import Own, carried
 
@@ -77,7 +77,7 @@ class Rates:
     """Time that each doubling of the accelerators adds, beyond eight."""
     stall: float = 0.02
     """Seconds of each step on nothing of the above: data, host, bookkeeping."""
-    known: Known = Known()
+    known: Known = NOTHING
     """What all of these miss on measured rows, for jobs of the same kinds."""
     own: tuple[Own, ...] = ()
     """Measured rows of one's own, whose misses carry over to jobs like them."""
@@ -96,8 +96,7 @@ PRIOR = Rates()
 def _shipped() -> Rates:
     text = (resources.files("glassformer.plan") / "data" / "rates.json").read_text(encoding="utf-8")
     found = json.loads(text)
-    known = {name: tuple(map(tuple, values) if name == "kinds" else values) for name, values in found["known"].items()}
-    return Rates(**found["rates"], known=Known(**known))
+    return Rates(**found["rates"], known=Known(**found["known"]))
 
 
 RATES = _shipped()

@@ -88,7 +88,9 @@ class Search:
     def runners_up(self, many: int = 5) -> list[dict[str, Any]]:
         """The best of other divisions (`APART`), and where each loses its time."""
         winner = self._time(self.best)
-        columns = [np.broadcast_to(getattr(self.layouts, name), self.seconds.shape).tolist() for name in APART]
+        columns = [
+            np.broadcast_to(getattr(self.layouts, name), self.seconds.shape).tolist() for name in APART
+        ]
         first = dict[tuple[int, ...], int]()
         for place, division in enumerate(zip(*columns, strict=True)):
             first.setdefault(division, place)
