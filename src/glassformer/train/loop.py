@@ -32,7 +32,7 @@ from glassformer.train.drift import Drift, keep_plan
 from glassformer.train.engine import pick_device, threads_of
 from glassformer.train.faults import Fault, Guard
 from glassformer.train.interrupt import Interrupt
-from glassformer.train.launch import on_all_cores, release_pages
+from glassformer.train.launch import on_all_cores
 from glassformer.train.meter import Meter, joules
 from glassformer.train.optimizers import build_optimizers
 from glassformer.train.out_of_memory import explained
