@@ -1,6 +1,6 @@
 """What a ladder of small models shows about scale, measured on its runs.
 
-    glassformer scale ladder lab/ladder/python.toml --budget 2h
+    glassformer scale ladder lab/ladder/python.toml --budget 40m --workers 2
     python lab/ladder/run.py ladders/python [--out lab/ladder]
 
 - Loss falls as a power of compute: (L - E) ~ C^-gamma on the frontier, gamma = alpha beta / (alpha + beta), with its

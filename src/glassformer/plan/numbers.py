@@ -131,7 +131,7 @@ def _measured(
         "step_seconds", float(step.total), step_error, "s", inputs=tuple(spent) if timed else (*spent, peak, best),
         formula="micro-batches x (products + attention + elements + loss) + update" if timed else
         "M stages + bubble + head + exposed communication + optimiser + stalls; "
-        + (f"calibrated on {own_rows} rows of your own" if own_rows else "rates fitted to published steps"),
+        + ("calibrated on " + (f"{own_rows} rows of your own" if own_rows else "published steps of such jobs")),
     )  # fmt: skip
     yield seconds
     accelerators = Quantity("accelerators", n, unit="accelerators", source="given" if n > 1 else "one")
