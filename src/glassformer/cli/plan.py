@@ -58,7 +58,7 @@ def run(
         serve: Tokens to be served later, which the budget pays as well.
         price: Dollars for an hour of an accelerator, instead of the table's.
         grid_carbon: Kilograms of CO2 for each kWh of your grid; there is no default.
-        calibrate: A table of steps that you measured: three rows halve the error.
+        calibrate: A table of steps that you measured: three rows of your cluster bring its other steps nearer.
         explain: Open one number down to its inputs and sources, such as days.
         html: Write the page in which every number opens.
         json: One JSON document.

@@ -122,12 +122,12 @@ def _processor(tell: Callable[[str], None], timer: Timer, sizes: Sizes) -> dict[
 
 def _is_slow(dtype: torch.dtype, timer: Timer) -> bool:
     """Whether products of this type take three times as long as in float32."""
-    one, other = (
-        _both_ways(timer, lambda xs=xs: [F.linear(xs[0], xs[1])], xs)  # type: ignore[misc] # bound now
-        for kind in (torch.float32, dtype)
-        for xs in (_leaves(2, 256, 256, dtype=kind),)
-    )
-    return other > 3 * one
+
+    def seconds(kind: torch.dtype) -> float:
+        xs = _leaves(2, 256, 256, dtype=kind)
+        return _both_ways(timer, lambda: [F.linear(*xs)], xs)
+
+    return seconds(dtype) > 3 * seconds(torch.float32)
 
 
 def _copy_rate(timer: Timer) -> float:
