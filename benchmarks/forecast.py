@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import section
+from scipy.stats import spearmanr
 
 from glassformer.scale.fit import fit
 from glassformer.scale.forecast import LEVELS, Forecaster
@@ -76,6 +77,10 @@ class Score:
     pinball: float
     held: tuple[float, ...]
     """Share of truths in the interval at each level."""
+    tested: float
+    """Median (error / what was said)^2 of the forecaster's own backtest; not a number where it could not be made."""
+    came: float
+    """The same of this forecast, before the backtest widens it."""
 
     def row(self) -> list[str]:
         held = [f"{share:.0%}" for share in self.held]
@@ -156,9 +161,13 @@ def score(split: Split, plain: float, forecaster: Forecaster) -> Score:
         widths.append((high - low) / told.loss)
         held.append([a <= loss <= b for a, b in told.intervals.values()])
         pinball.append(_pinball(told.loss, told.intervals, float(loss)))
+    tested = [(cut.error / cut.expected) ** 2 for cut in forecaster.tested.cuts]
+    off = forecaster.law.log_loss(above.N, above.D)[0] - np.log(above.loss)
+    said = forecaster.sd(above.N, above.D) / forecaster.widened
     return Score(
         split, plain, float(np.mean(errors)), float(np.mean(widths)), float(np.mean(pinball)),
-        tuple(float(share) for share in np.mean(held, axis=0)),
+        tuple(float(share) for share in np.mean(held, axis=0)), float(np.median(tested)) if tested else np.nan,
+        float(np.median((off / said) ** 2)),
     )  # fmt: skip
 
 
@@ -200,6 +209,11 @@ def page(scores: Sequence[Score], variants: dict[str, dict[str, np.ndarray]]) ->
         f"{max(s.split.beyond for s in scores):.0f}x the largest compute fitted. \"Plain recipe\" is `chinchilla` with "
         "Huber's loss (delta 1e-3); errors are means of |forecast / loss - 1|, and count as 100 % at most.", "",
         *section.table(head, [*(told(*one) for one in means.items()), told("**mean of studies**", overall)]), "",
+    ]  # fmt: skip
+    both = np.array([[one.tested, one.came] for one in scores if not np.isnan(one.tested)])
+    lines += [
+        "Does the tool's own backtest tell how far off a forecast will be? The rank correlation of (error / what was "
+        f"said)^2 in both is {spearmanr(*both.T).statistic:.2f}, over the {len(both)} splits that have a backtest.", "",
     ]  # fmt: skip
     if variants:
         rows, chosen = [], []

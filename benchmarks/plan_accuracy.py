@@ -70,7 +70,7 @@ def step_time_table(data: Path | None) -> list[dict[str, Any]]:
     rows = timed(measured_rows(data / "measured_steps.csv")) if data else shipped
     apart_from = all(row.id not in known for row in rows)
     without = {} if apart_from else left_out(shipped)
-    elsewhere = {} if apart_from else left_out(shipped, by="source")
+    elsewhere = left_out(shipped, by="source")
     found = []
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]

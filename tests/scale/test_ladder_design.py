@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from glassformer.errors import UsageError
@@ -32,6 +32,7 @@ def try_design(seconds: float, speed: Speed, text: Text = TEXT, workers: int = 1
 
 
 @settings(max_examples=15)
+@example(hours=3.0, rate=1e10, unique=9_264_640, workers=2)
 @given(
     hours=st.floats(0.3, 30), rate=st.floats(1e10, 1e12), unique=st.integers(10**6, 10**9), workers=st.integers(1, 4)
 )  # fmt: skip

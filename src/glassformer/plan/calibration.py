@@ -112,7 +112,7 @@ def misses(rows: Sequence[Row], rates: Rates) -> Floats:
     """log (forecast / measured) of each row."""
     rows = timed(rows)
     totals = spent(stack([row.job for row in rows if row.job]), rates).total
-    missed = [float(rates.missed(row.job)[0]) for row in rows if row.job]
+    missed = [float(rates.miss(row.job)) for row in rows if row.job]
     measured = np.array([row.seconds or 1.0 for row in rows])
     return np.asarray(np.log(totals / measured) + np.array(missed))
 

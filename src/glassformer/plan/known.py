@@ -1,7 +1,8 @@
 """What the rates miss on the rows that ship: jobs of the same kind are forecast as those rows came out.
 
-A Gaussian process over log (measured / forecast), by what a job is, whatever its layout (`own.kind`). At distance r
-(`own`'s, with as much for another accelerator) the misses of two rows vary together by
+A Gaussian process (Rasmussen and Williams 2006, chapter 2) over log (measured / forecast), by what a job is, whatever
+its layout (`own.kind`). At distance r (`own`'s, with as much for another accelerator) the misses of two rows vary
+together by
 
     LIKENESS^2 exp(-r / REACH) + GROUP^2 in one group + NOISE^2 of one row
 
@@ -34,7 +35,7 @@ class Known:
     weights: Sequence[float] = ()
 
     def miss(self, job: Job) -> Number:
-        """log (measured / forecast) to expect of a job."""
+        """log (measured / forecast) to expect of a job; of each layout where they are many."""
         if not self.weights:
             return 0.0
         counts, which = np.unique(job.layout.accelerators, return_inverse=True)
@@ -45,6 +46,7 @@ class Known:
 
 
 NOTHING = Known()
+"""No row was measured."""
 
 
 def learn(jobs: Sequence[Job], groups: Sequence[str], missed: Sequence[float]) -> Known:

@@ -82,11 +82,9 @@ class Rates:
     own: tuple[Own, ...] = ()
     """Measured rows of one's own, whose misses carry over to jobs like them."""
 
-    def missed(self, job: Job) -> tuple[Number, Number]:
-        """log (measured / computed) to expect of a job, and the share of the uncertainty that rows of one's own
-        leave."""
-        expected, left = carried(job, self.own)
-        return self.known.miss(job) + expected, left
+    def miss(self, job: Job) -> Number:
+        """log (measured / computed) to expect of a job; for each layout, where they are many."""
+        return self.known.miss(job) + carried(job, self.own)[0]
 
 
 PRIOR = Rates()

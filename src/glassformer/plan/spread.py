@@ -4,7 +4,7 @@
 
 The distance is to the nearest measured row (`own.apart`). Within NEAR the measured misses do not grow with it; farther
 there are few rows, and the width grows by what those miss more. `left` is the share of the uncertainty that rows of
-one's own leave (`Rates.missed`).
+one's own leave (`own.carried`).
 
 The half width and the places of the measured rows are in data/rates.json, which `calibration` makes.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from glassformer.plan.layout import Job
-from glassformer.plan.own import OTHER_ACCELERATOR, features
+from glassformer.plan.own import OTHER_ACCELERATOR, carried, features
 from glassformer.plan.rates import RATES, Rates
 
 NEAR = 0.75
@@ -38,7 +38,7 @@ def interval(job: Job, rates: Rates = RATES) -> tuple[float, float]:
 
 def half_width(job: Job, rates: Rates = RATES) -> float:
     """Of the middle 80 % of log time."""
-    left = max(LEAST, float(rates.missed(job)[1]))
+    left = max(LEAST, float(carried(job, rates.own)[1]))
     return left * (float(_evidence()["half width"]) + FARTHER * max(0.0, distance(job) - NEAR))
 
 

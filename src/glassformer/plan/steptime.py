@@ -54,8 +54,7 @@ class StepTime:
 
 def step_time(job: Job, rates: Rates = RATES) -> StepTime:
     """Of one job, or of all its layouts at once."""
-    missed, _ = rates.missed(job)
-    return spent(work(job), rates, np.exp(missed))
+    return spent(work(job), rates, np.exp(rates.miss(job)))
 
 
 def spent(w: Work, r: Rates, pace: Number = 1.0) -> StepTime:

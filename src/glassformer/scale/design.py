@@ -253,6 +253,8 @@ def _fitted(rung: Callable[[int, float], Rung], top: Rung, rules: Rules) -> tupl
     rungs.sort(key=lambda one: one.compute)
     if rungs[-1].compute < 10**DECADES * rungs[0].compute:
         return None
+    if top.tokens / top.parameters < min(one.tokens / one.parameters for one in rungs):
+        return None  # whole steps may leave the one held back with a ratio that no fitted rung has
     spots = {len(rungs) // 4, len(rungs) // 2}
     return tuple(replace(one, spot=i in spots) for i, one in enumerate(rungs))
 

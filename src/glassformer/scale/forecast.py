@@ -6,8 +6,8 @@
 
 **The middle.** The law `coupled` with priors, weights and skewed noise, all of which scale/forecast_law.py states.
 
-**The interval.** The variance of log L is the sum of three. It is 0.96 times as wide, with which 90 % hold that much
-of published runs, and then as the law's own backtest asks for:
+**The interval.** The variance of log L is the sum of three. The width is 0.96 times that, with which intervals of 90 %
+hold 92 % of published runs instead of 94 %, and then what the law's own backtest asks for:
 
     fit      of the draws of what the fit leaves open, at that very N and D
     noise    of one run about the law
