@@ -19,6 +19,7 @@ from glassformer.plan.kept import kept_by_layer, stored
 from glassformer.plan.layout import Job, Layout, Recompute
 from glassformer.plan.memory import Memory, fits, memory, memory_of_stage
 from glassformer.plan.precision import PRECISIONS
+from glassformer.plan.presets import preset
 from glassformer.plan.rows import measured_rows
 from glassformer.plan.software import GLASSFORMER, Software
 from glassformer.plan.stages import held, in_flight, layer_kinds, layers_of
@@ -149,9 +150,10 @@ def test_stages_keep_min_m_p_minus_i_micro_batches() -> None:
     assert interleaved[0] == pytest.approx(8 * (1 + 7 / (8 * 3)))  # Korthikanti et al., section 4.2.3
 
 
-@pytest.mark.parametrize("architecture", [LLAMA, GPT3, MIXTRAL, T5])
+@pytest.mark.parametrize("architecture", [LLAMA, GPT3, MIXTRAL, T5, preset("deepseek-v3").architecture])
 @pytest.mark.parametrize("layout", [Layout(pipeline=4), Layout(pipeline=4, tensor=2, interleave=2), Layout(pipeline=5),
-                                    Layout(pipeline=12, tensor=2), Layout(pipeline=8, data=4, sharding=3)])  # fmt: skip
+                                    Layout(pipeline=12, tensor=2), Layout(pipeline=8, data=4, sharding=3),
+                                    Layout(pipeline=8, data=16, interleave=6, sharding=1)])  # fmt: skip
 def test_the_worst_rank_is_the_worst_of_all_stages(architecture: Architecture, layout: Layout) -> None:
     one = job(architecture, layout)
     stages = np.arange(layout.pipeline)

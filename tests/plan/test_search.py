@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ from glassformer.errors import UsageError
 from glassformer.plan.architecture import Architecture
 from glassformer.plan.flops import training
 from glassformer.plan.hardware import accelerator
-from glassformer.plan.layout import CHOICES, Job, Layout, Number
+from glassformer.plan.layout import CHOICES, Job, Layout
 from glassformer.plan.memory import memory
 from glassformer.plan.precision import PRECISIONS
 from glassformer.plan.rows import Row, measured_rows
-from glassformer.plan.search import Search, candidates, in_words, search
+from glassformer.plan.search import Search, divisions, in_words, search
 from glassformer.plan.steptime import step_time
 
 LLAMA = Architecture(
@@ -24,11 +24,6 @@ LLAMA = Architecture(
     tied=False,
 )  # fmt: skip
 JOB = Job(LLAMA, accelerator("H100-SXM-80GB"), PRECISIONS["bf16"], Layout(), batch=64, length=8192)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    total: Number
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def test_each_that_was_tried_fits_or_is_counted_by_its_reason(found: Search) -> 
 
 
 def test_the_first_is_the_fastest_and_times_and_bytes_are_its_own(found: Search) -> None:
-    assert np.all(np.diff(found.seconds) >= 0)
+    assert np.all(np.diff(found.seconds) >= -1e-12 * found.seconds[1:])
     best = replace(JOB, layout=found.best)
     assert found.seconds[0] == pytest.approx(float(step_time(best).total))
     assert found.bytes[0] == pytest.approx(float(memory(best).total))
@@ -73,22 +68,20 @@ def test_runners_up_say_where_they_lose_their_time(found: Search) -> None:
 
 
 def test_without_memory_only_sharded_layouts_are_left() -> None:
-    whole = search(JOB, 8, size=lambda job: Fixed(np.where(np.asarray(job.layout.sharding) == 3, 1.0, 1e30)))
+    whole = search(JOB, 8, size=lambda job: np.where(np.asarray(job.layout.sharding) == 3, 1.0, 1e30))
     assert set(np.asarray(whole.layouts.sharding)) == {3}
 
 
 def test_where_nothing_fits_the_reasons_are_said() -> None:
-    nothing = search(
-        replace(JOB, batch=7), 8, size=lambda job: Fixed(np.full(np.shape(job.layout.data), 1e30))
-    )
+    nothing = search(replace(JOB, batch=7), 8, size=lambda job: np.full(np.shape(job.layout.data), 1e30))
     with pytest.raises(UsageError, match="do not fit the memory"):
         _ = nothing.best
 
 
 def test_one_accelerator_has_layouts_without_messages() -> None:
-    every, _ = candidates(JOB, 1)
+    every, _ = divisions(JOB, 1)
     assert set(every["data"]) == {1}
-    assert set(every["sharding"]) == {0}
+    assert set(np.asarray(search(JOB, 1).layouts.sharding)) <= {0}
 
 
 def test_no_accelerators_are_refused() -> None:

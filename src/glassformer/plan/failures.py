@@ -75,7 +75,7 @@ class Rate:
 
     def within(self, share: float = 0.9) -> Between:
         """r with its interval."""
-        return _between(self.draws, share)
+        return middle(self.draws, share)
 
     def mtbf(self, nodes: float) -> float:
         """Hours between interruptions of a job on so many nodes, at the median rate."""
@@ -86,7 +86,7 @@ class Rate:
         with it a Poisson count; the value is the mean at the median rate."""
         mean = nodes * days / 1000 * self.draws
         counts = np.random.default_rng(seed).poisson(mean)
-        found = _between(counts.astype(float), share)
+        found = middle(counts.astype(float), share)
         return Between(nodes * days / 1000 * self.value, found.low, found.high, share)
 
 
@@ -220,6 +220,8 @@ def _log_gamma(values: Array) -> Array:
     return np.array([math.lgamma(one) for one in each])[place]
 
 
-def _between(draws: Array, share: float) -> Between:
-    low, middle, high = np.quantile(draws, [(1 - share) / 2, 0.5, (1 + share) / 2])
-    return Between(float(middle), float(low), float(high), share)
+def middle(draws: Array | Sequence[float], share: float) -> Between:
+    """The median, and what the middle share lies between: as np.quantile has it, which would import numpy.ma."""
+    wanted = np.array([(1 - share) / 2, 0.5, (1 + share) / 2]) * (len(draws) - 1)
+    low, value, high = np.interp(wanted, np.arange(len(draws)), np.sort(draws))
+    return Between(float(value), float(low), float(high), share)

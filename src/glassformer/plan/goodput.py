@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
-from glassformer.plan.failures import Between
+from glassformer.plan.failures import Between, middle
 from glassformer.plan.hardware import data_rows
 from glassformer.plan.precision import Precision
 
@@ -151,11 +151,13 @@ def write_seconds(size: float, nodes: float, *, storage: float | None = None) ->
     if storage:
         return Between(size / storage, size / storage, size / storage, 0.8)
     seen = _node_bandwidths()
-    slow, middle, fast = (float(one) for one in np.quantile([one / n for one, n in seen], [0.1, 0.5, 0.9]))
+    each = middle([one / n for one, n in seen], 0.8)
     most_nodes, most = max(n for _, n in seen), max(one for one, _ in seen)
     if nodes <= most_nodes:
-        return Between(size / (middle * nodes), size / (fast * nodes), size / (slow * nodes), 0.8)
-    long, short = size / most, size / (middle * nodes)
+        return Between(
+            size / (each.value * nodes), size / (each.high * nodes), size / (each.low * nodes), 0.8
+        )
+    long, short = size / most, size / (each.value * nodes)
     return Between(float(np.sqrt(long * short)), short, long, 0.8)
 
 

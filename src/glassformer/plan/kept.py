@@ -89,7 +89,8 @@ def kept_by_layer(job: Job, kind: LayerKind) -> list[Kept]:
 def stored(job: Job, kept: list[Kept]) -> Number:
     """Bytes that stay until the backward pass, as the layout's `recompute` says."""
     level = np.asarray(job.layout.recompute)
-    return sum(one.bytes * (level <= one.at) for one in kept)
+    by_level = {at: sum(one.bytes for one in kept if one.at == at) for at in Recompute}
+    return sum(each * (level <= at) for at, each in by_level.items())
 
 
 def transient(job: Job, kind: LayerKind) -> Number:

@@ -75,8 +75,8 @@ class Memory:
     @property
     def allocated(self) -> Number:
         """What the program's tensors take: `torch.cuda.max_memory_allocated`."""
-        parts = self.gathered + self.activations + self.working + self.logits + self.buffers
-        return self.states + parts
+        moving = self.activations + self.working + self.logits
+        return self.states + self.gathered + self.buffers + moving
 
     @property
     def reserved(self) -> Number:
@@ -136,6 +136,13 @@ def memory(job: Job) -> Memory:
         best = np.take_along_axis(every, worst, axis=0)[0]
         parts[field.name] = best if best.ndim else best.item()
     return Memory(**parts)
+
+
+def total_bytes(job: Job) -> Number:
+    """`memory(job).total` of many layouts, without its parts."""
+    every = memory_of_stage(job, worst_candidates(job.architecture, job.layout))
+    most: NDArray[np.float64] = np.asarray(every.total).max(0)
+    return most
 
 
 def _is_ours(job: Job) -> bool:
@@ -209,7 +216,7 @@ def memory_of_stage(job: Job, stage: NDArray[Any]) -> Memory:
     loss = last * logits
     whole = gathered(job, mine)
     buffers = _buffers(job, mine)
-    moving = whole + activations + np.maximum(layer, loss) + buffers
+    moving = whole + buffers + (activations + np.maximum(layer, loss))
     whole_state = (state["weights"] if job.precision.master == 0 else state["masters"]) + state["optimizer"]
     if runs_on_cpu(job.accelerator):
         buffers = buffers + software.copies * whole_state

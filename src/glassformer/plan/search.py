@@ -11,16 +11,16 @@ Those that cannot be, or do not fit, are counted by their first reason. The rest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
 from glassformer.plan.layout import Job, Layout, Number, Recompute
-from glassformer.plan.memory import memory
+from glassformer.plan.memory import total_bytes
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.steptime import StepTime, step_time
 
@@ -28,8 +28,10 @@ Ints = NDArray[np.int64]
 
 ROOM = 0.95
 """Share of an accelerator's memory that a layout may take."""
-GRAIN = 65536
-"""Layouts that are computed at once: their arrays stay in the processor's cache."""
+SHARDING = np.arange(4)
+"""Stages of ZeRO."""
+GRAIN = 4096
+"""Divisions that are computed at once, each with all ways to shard and recompute: arrays stay in the cache."""
 APART = ("tensor", "pipeline", "context", "expert")
 """What tells one division from another for a reader: not its ZeRO stage or micro-batch."""
 WHERE = {
@@ -41,13 +43,6 @@ WHERE = {
     "stalls": "stragglers and stalls",
 }  # fmt: skip
 """The parts of a step in words."""
-
-
-class Sized(Protocol):
-    """What tells the memory of a layout."""
-
-    @property
-    def total(self) -> Number: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,58 +120,60 @@ def search(
     accelerators: int,
     *,
     rates: Rates = RATES,
-    size: Callable[[Job], Sized] = memory,
+    size: Callable[[Job], Number] = total_bytes,
     room: float = ROOM,
 ) -> Search:
     """Every layout of the job over so many accelerators; `job.layout` says only whether it is sequence-parallel."""
     if accelerators < 1:
         raise UsageError(f"{accelerators} accelerators cannot train.", expected="At least 1.")
-    every, impossible = candidates(job, accelerators)
-    tried = every["data"].size + sum(impossible.values())
-    limit = room * job.accelerator.memory
-    kept: list[tuple[dict[str, Ints], NDArray[Any], NDArray[Any]]] = []
-    too_big = 0
+    every, impossible = divisions(job, accelerators)
+    limit, kept = room * job.accelerator.memory, []
     for begin in range(0, every["data"].size, GRAIN):
         some = {name: values[begin : begin + GRAIN] for name, values in every.items()}
-        held = np.broadcast_to(size(_with(job, some)).total, some["data"].shape)
-        fits = held <= limit
-        too_big += int(np.sum(~fits))
-        some = {name: values[fits] for name, values in some.items()}
-        if some["data"].size:
-            spent = np.broadcast_to(step_time(_with(job, some), rates).total, some["data"].shape)
-            kept.append((some, spent, held[fits]))
-    if too_big:
-        impossible["do not fit the memory"] = too_big
-    names = list(every)
-    chosen = {name: np.concatenate([np.zeros(0, int), *(one[0][name] for one in kept)]) for name in names}
-    seconds = np.concatenate([np.zeros(0), *(one[1] for one in kept)])
-    held = np.concatenate([np.zeros(0), *(one[2] for one in kept)])
-    order = np.lexsort((held, seconds))  # of two that are as fast, the smaller
-    found = _with(job, {name: values[order] for name, values in chosen.items()}).layout
-    return Search(job, rates, found, seconds[order], held[order], tried, impossible)
+        kept.append(_fitting(job, some, rates, size, limit))
+    names = (*every, "sharding", "recompute", "seconds", "bytes")
+    found = {name: np.concatenate([np.zeros(0, int), *(one[name] for one in kept)]) for name in names}
+    seconds, held = found.pop("seconds"), found.pop("bytes")
+    can_be = int(_ways(job, every).sum())
+    if can_be > seconds.size:
+        impossible["do not fit the memory"] = can_be - seconds.size
+    heavier = 1e-13 * held / held.max(initial=1)  # of two that are as fast, the smaller comes first
+    order = np.argsort(seconds * (1 + heavier), kind="stable")
+    layouts = replace(job.layout, **{name: values[order] for name, values in found.items()})
+    tried = seconds.size + sum(impossible.values())
+    return Search(job, rates, layouts, seconds[order], held[order], tried, impossible)
 
 
-def candidates(job: Job, accelerators: int) -> tuple[dict[str, Ints], dict[str, int]]:
-    """All numbers of all layouts that can be, and how many others cannot, by reason."""
+def _fitting(
+    job: Job, divided: Mapping[str, Ints], rates: Rates, size: Callable[[Job], Number], limit: float
+) -> dict[str, NDArray[Any]]:
+    """Of these divisions, with every sharding and recomputation, those that fit: their numbers, seconds and bytes."""
+    axes = {name: values[:, None, None] for name, values in divided.items()}
+    axes |= {"sharding": SHARDING[:, None], "recompute": _modes(job)}
+    jobs = replace(job, layout=replace(job.layout, **axes))
+    numbers = axes | {"seconds": step_time(jobs, rates).total, "bytes": size(jobs), "can be": _shards(axes)}
+    whole = dict(zip(numbers, np.broadcast_arrays(*numbers.values()), strict=True))
+    fits = whole.pop("can be") & (whole["bytes"] <= limit)
+    return {name: values[fits] for name, values in whole.items()}
+
+
+def divisions(job: Job, accelerators: int) -> tuple[dict[str, Ints], dict[str, int]]:
+    """All that can be, each in all its `_ways` to shard and compute again; and how many layouts cannot, by reason."""
     a = job.architecture
     parts = _divisors(accelerators)
     stages = np.array([n for n in parts if n <= max(1, a.all_layers)])
-    divisions = np.stack([one.ravel() for one in np.meshgrid(parts[parts <= max(1, a.heads)], stages, parts)])
-    tensor, pipeline, context = divisions[:, accelerators % divisions.prod(0) == 0]
+    ranks = np.stack([one.ravel() for one in np.meshgrid(parts[parts <= max(1, a.heads)], stages, parts)])
+    tensor, pipeline, context = ranks[:, accelerators % ranks.prod(0) == 0]
     micro = _divisors(job.batch)
-    modes = [Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL][:: 2 if job.fused_attention else 1]
     grid = np.meshgrid(
         np.arange(tensor.size), np.array([1, 2, 3, 4, 6, 8, 12]), _divisors(a.experts) if a.experts else np.array([1]),
-        micro[micro <= 64], np.arange(4), np.array(modes), indexing="ij",
+        micro[micro <= 64], indexing="ij",
     )  # fmt: skip
     place, *others = (one.ravel() for one in grid)
-    names = ("interleave", "expert", "micro_batch", "sharding", "recompute")
     one = {"tensor": tensor[place], "pipeline": pipeline[place], "context": context[place]}
-    one |= dict(zip(names, others, strict=True))
+    one |= dict(zip(("interleave", "expert", "micro_batch"), others, strict=True))
     one["data"] = accelerators // (one["tensor"] * one["pipeline"] * one["context"])
-    # the others are the same as one of these
-    real = (one["pipeline"] > 1) | (one["interleave"] == 1)
-    real &= (one["sharding"] == 0) | (one["data"] * one["context"] > 1)
+    real = (one["pipeline"] > 1) | (one["interleave"] == 1)  # the others are the same as one of these
     one = {name: values[real] for name, values in one.items()}
     reasons = {
         "have more replicas than rows": one["data"] > job.batch,
@@ -190,14 +187,32 @@ def candidates(job: Job, accelerators: int) -> tuple[dict[str, Ints], dict[str, 
         % one["expert"]
         != 0,
     }
+    layouts = _ways(job, one)
     left = np.ones(one["data"].size, bool)
     counted = {}
     for reason, hit in reasons.items():
-        n = int(np.sum(left & hit))
+        n = int(layouts[left & hit].sum())
         left &= ~hit
         if n:
             counted[reason] = n
     return {name: values[left] for name, values in one.items()}, counted
+
+
+def _modes(job: Job) -> Ints:
+    """Recomputation: where no pattern is kept, it is not computed again alone."""
+    return np.array([Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL][:: 2 if job.fused_attention else 1])
+
+
+def _ways(job: Job, divided: Mapping[str, Ints]) -> Ints:
+    """How many layouts each division has: ways to shard times ways to compute again."""
+    ways: Ints = _shards({**divided, "sharding": SHARDING[:, None]}).sum(0) * _modes(job).size
+    return ways
+
+
+def _shards(layouts: Mapping[str, Ints]) -> NDArray[np.bool_]:
+    """Whether there is something to shard among: otherwise all four are the same."""
+    can_be: NDArray[np.bool_] = (layouts["sharding"] == 0) | (layouts["data"] * layouts["context"] > 1)
+    return can_be
 
 
 def in_words(layout: Layout) -> str:
@@ -210,10 +225,6 @@ def in_words(layout: Layout) -> str:
     mode = Recompute(int(layout.recompute)).name.lower()
     said += [f"ZeRO-{layout.sharding}"] if layout.sharding else []
     return ", ".join([*said, f"micro-batch {layout.micro_batch}", f"recompute {mode}"])
-
-
-def _with(job: Job, numbers: dict[str, Ints]) -> Job:
-    return replace(job, layout=Layout(**numbers, sequence_parallel=job.layout.sequence_parallel))
 
 
 def _divisors(number: int) -> Ints:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
-from glassformer.plan.failures import Between, Rate
+from glassformer.plan.failures import Between, Rate, middle
 from glassformer.plan.goodput import Saving, goodput
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class Ends:
     def within(self, name: str, share: float = 0.8) -> Between:
         """Median and interval of `days`, `interruptions` or `goodput`."""
         every = {"days": self.seconds / 86_400, "interruptions": self.interruptions, "goodput": self.goodput}
-        low, middle, high = np.quantile(every[name], [(1 - share) / 2, 0.5, (1 + share) / 2])
-        return Between(float(middle), float(low), float(high), share)
+        return middle(every[name], share)
 
 
 def draw(

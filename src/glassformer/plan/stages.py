@@ -133,18 +133,18 @@ def in_flight(layout: Layout, micro_batches: Number, stage: Array, schedule: str
 
 
 def worst_candidates(a: Architecture, layout: Layout) -> Array:
-    """Stages one of which takes the most: the first, and of each kind of layers the first stage that holds any and
-    the first that holds nothing else; the last. Between them layers and micro-batches in flight only grow fewer."""
-    p = np.asarray(layout.pipeline)
+    """Stages one of which takes the most: the first, the last, and of each later kind of layers (in the part of the
+    layers where it begins) the first stage that holds any and the first that holds nothing of the kind before. Between
+    them layers and micro-batches in flight only grow fewer."""
+    p, v = np.asarray(layout.pipeline), layout.interleave
     kinds = layer_kinds(a)
     every = sum(kind.layers for kind in kinds)
-    places = [np.zeros_like(p), np.minimum(1, p - 1), p - 1, np.minimum(every % p, p - 1)]
-    before = 0
+    each, long = every // p, every % p  # layers of a stage, and how many stages have one more
+    places, before = [np.zeros_like(p), p - 1], 0
     for kind in kinds[:-1]:
         before += kind.layers
-        long = every // p + 1
-        some = np.where(
-            before < (every % p) * long, before // long, (before - every % p) // np.maximum(every // p, 1)
-        )
+        left = before * v % every  # v times the layers of that part that are of the kinds before
+        of_long = long * (each + 1)
+        some = np.where(left < of_long, left // (each + 1), long + (left - of_long) // np.maximum(each, 1))
         places += [np.minimum(some + k, p - 1) for k in (0, 1)]
     return np.stack(np.broadcast_arrays(*places))
