@@ -1,25 +1,23 @@
 """The layout of a run: the quickest that fits, or the one that the user gives; with what the next ones lose.
 
 chosen(job, count)                      among all layouts (`search`); `job`'s own is ignored
-chosen(job, count, quick=True)          among some thousand usual ones, while a count or a size is looked for
+chosen(job, count, quick=True)          among the usual ones, while a count or a size is looked for
 given_layout("tensor=8,pipeline=16", count, job)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from glassformer.errors import UsageError, nearest
-from glassformer.plan.architecture import Architecture
-from glassformer.plan.layout import CHOICES, Job, Layout, Recompute
+from glassformer.plan.layout import Job, Layout, Recompute
 from glassformer.plan.memory import memory
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.search import ROOM, search
-from glassformer.plan.steptime import step_time
 from glassformer.units import show_bytes
 
 _SHOWN = 4
@@ -68,46 +66,36 @@ def chosen(job: Job, count: int, rates: Rates = RATES, *, quick: bool = False) -
 
 def _usual(job: Job, count: int, rates: Rates) -> Layout:
     """The best of the usual layouts."""
-    many = _candidates(job, count)
-    if not np.size(many.data):
+    found = search(job, count, rates=rates, room=math.inf, usual=True)
+    if not len(found.seconds):
         raise UsageError(
             f"No layout divides {job.batch:,} rows of {job.architecture.name} among {count:,} accelerators.",
             expected=f"A number such as {_friendly(count)}, or a batch that the replicas can share.",
             do="Give another --count or --batch.",
         )  # fmt: skip
-    took, needs = _sizes(job, many, rates)
-    fits = needs <= ROOM * job.accelerator.memory
+    fits = found.bytes <= ROOM * job.accelerator.memory
     if not fits.any():
-        least = int(np.argmin(needs))
+        least = int(np.argmin(found.bytes))
         raise DoesNotFit(
             f"{job.architecture.name} does not fit on {count:,} x {job.accelerator.name}: the leanest layout "
-            f"({in_words(many.at(least))}) needs {show_bytes(needs[least])} of {show_bytes(job.accelerator.memory)}.",
+            f"({in_words(found.layouts.at(least))}) needs {show_bytes(found.bytes[least])} of "
+            f"{show_bytes(job.accelerator.memory)}.",
             do="Take more accelerators, or ones with more memory, or shorter rows.",
         )  # fmt: skip
-    return many.at(int(np.argmin(np.where(fits, took, np.inf))))
+    return found.layouts.at(int(np.argmax(fits)))
 
 
 def _tempting(job: Job, count: int, rates: Rates, best: float) -> str:
     """Of the usual layouts that would be quicker and do not fit, the one that misses least."""
-    many = _candidates(job, count)
-    if not np.size(many.data):
+    found = search(job, count, rates=rates, room=math.inf, usual=True)
+    misses = (found.bytes > ROOM * job.accelerator.memory) & (found.seconds < best)
+    if not misses.any():
         return ""
-    took, needs = _sizes(job, many, rates)
-    missed = np.where((needs > ROOM * job.accelerator.memory) & (took < best), needs, np.inf)
-    place = int(np.argmin(missed))
-    if not np.isfinite(missed[place]):
-        return ""
+    place = int(np.argmin(np.where(misses, found.bytes, np.inf)))
     return (
-        f"{in_words(many.at(place))} would be {1 - took[place] / best:.1%} quicker, but needs "
-        f"{show_bytes(needs[place])} of the {show_bytes(job.accelerator.memory)}."
+        f"{in_words(found.layouts.at(place))} would be {1 - found.seconds[place] / best:.1%} quicker, but needs "
+        f"{show_bytes(found.bytes[place])} of the {show_bytes(job.accelerator.memory)}."
     )
-
-
-def _sizes(job: Job, many: Layout, rates: Rates) -> tuple[Any, Any]:
-    """Seconds and bytes of each."""
-    jobs, shape = replace(job, layout=many), np.shape(many.data)
-    took = np.broadcast_to(np.asarray(step_time(jobs, rates).total, float), shape)
-    return took, np.broadcast_to(np.asarray(memory(jobs).total, float), shape)
 
 
 def as_given(job: Job, took: float) -> Chosen:
@@ -197,46 +185,6 @@ def _row(job: Job, took: float, name: str) -> dict[str, Any]:
     }
 
 
-def _candidates(job: Job, count: int) -> Layout:
-    found = list(_each(job, count))
-    columns = np.array(found, dtype=np.int64).reshape(-1, len(CHOICES)).T
-    return Layout(**dict(zip(CHOICES, columns, strict=True)))
-
-
-def _each(job: Job, count: int) -> Iterator[tuple[int, ...]]:
-    a = job.architecture
-    for t in _powers(min(job.accelerator.domain, count)):
-        if count % t or (a.kind != "network" and a.heads % t):
-            continue
-        for c in _powers(max(1, job.length // 4096)):
-            if count % (t * c) or job.length % c:
-                continue
-            for p in _divisors(count // (t * c)):
-                if p > max(1, a.all_layers):
-                    break
-                modes = (0, 2) if job.fused_attention else (0, 1, 2)
-                yield from _inner(a, job.batch, modes, count // (t * c * p), t, c, p)
-
-
-def _inner(
-    a: Architecture, batch: int, modes: tuple[int, ...], n: int, t: int, c: int, p: int
-) -> Iterator[tuple[int, ...]]:
-    if batch % n:
-        return
-    interleaves = [v for v in (1, 2, 3, 4, 6, 8) if p > 1 and p * v <= a.all_layers] or [1]
-    experts = [
-        x for x in _powers(max(1, a.experts)) if not a.experts or (a.experts % x == 0 and (n * c) % x == 0)
-    ]
-    for micro in _powers(min(64, batch // n)):
-        if batch % (n * micro):
-            continue
-        for v in interleaves:
-            for x in experts:
-                for stage in (1, 3) if n * c > 1 and p == 1 else (1,) if n * c > 1 else (0,):
-                    for again in modes:
-                        yield n, t, p, v, c, x, stage, micro, again
-
-
 def ladder(least: int = 1) -> list[int]:
     """Counts that divide well: 1, 2, 3, 4, 6, 8, 12, 16, ... up to a million."""
     return sorted(n for n in {2**k for k in range(21)} | {3 * 2**k for k in range(19)} if n >= least)
@@ -246,12 +194,3 @@ def _friendly(count: int) -> str:
     below = max((n for n in ladder() if n < count), default=1)
     above = next((n for n in ladder(count + 1)), below)
     return f"{below:,} or {above:,}"
-
-
-def _powers(most: int) -> list[int]:
-    return [2**k for k in range(max(1, most).bit_length())]
-
-
-def _divisors(n: int) -> list[int]:
-    small = [k for k in range(1, int(n**0.5) + 1) if n % k == 0]
-    return sorted({*small, *(n // k for k in small)})

@@ -122,11 +122,15 @@ def search(
     rates: Rates = RATES,
     size: Callable[[Job], Number] = total_bytes,
     room: float = ROOM,
+    usual: bool = False,
 ) -> Search:
-    """Every layout of the job over so many accelerators; `job.layout` says only whether it is sequence-parallel."""
+    """Every layout of the job over so many accelerators; `job.layout` says only whether it is sequence-parallel.
+
+    `usual`: only powers of two, tensor ranks within a domain, and a context that is divided into 4,096 tokens or more.
+    """
     if accelerators < 1:
         raise UsageError(f"{accelerators} accelerators cannot train.", expected="At least 1.")
-    every, impossible = divisions(job, accelerators)
+    every, impossible = divisions(job, accelerators, usual=usual)
     limit, kept = room * job.accelerator.memory, []
     for begin in range(0, every["data"].size, GRAIN):
         some = {name: values[begin : begin + GRAIN] for name, values in every.items()}
@@ -157,17 +161,17 @@ def _fitting(
     return {name: values[fits] for name, values in whole.items()}
 
 
-def divisions(job: Job, accelerators: int) -> tuple[dict[str, Ints], dict[str, int]]:
+def divisions(job: Job, accelerators: int, *, usual: bool = False) -> tuple[dict[str, Ints], dict[str, int]]:
     """All that can be, each in all its `_ways` to shard and compute again; and how many layouts cannot, by reason."""
     a = job.architecture
-    parts = _divisors(accelerators)
-    stages = np.array([n for n in parts if n <= max(1, a.all_layers)])
-    ranks = np.stack([one.ravel() for one in np.meshgrid(parts[parts <= max(1, a.heads)], stages, parts)])
+    parts, only = _divisors(accelerators), _powers if usual else _up_to
+    tensors = only(parts, min(a.heads, job.accelerator.domain) if usual else a.heads)
+    contexts = only(parts, job.length // 4096 if usual else accelerators)
+    ranks = np.stack([one.ravel() for one in np.meshgrid(tensors, _up_to(parts, a.all_layers), contexts)])
     tensor, pipeline, context = ranks[:, accelerators % ranks.prod(0) == 0]
-    micro = _divisors(job.batch)
     grid = np.meshgrid(
-        np.arange(tensor.size), np.array([1, 2, 3, 4, 6, 8, 12]), _divisors(a.experts) if a.experts else np.array([1]),
-        micro[micro <= 64], indexing="ij",
+        np.arange(tensor.size), np.array([1, 2, 3, 4, 6, 8, 12]), only(_divisors(max(1, a.experts)), a.experts),
+        only(_divisors(job.batch), 64), indexing="ij",
     )  # fmt: skip
     place, *others = (one.ravel() for one in grid)
     one = {"tensor": tensor[place], "pipeline": pipeline[place], "context": context[place]}
@@ -225,6 +229,16 @@ def in_words(layout: Layout) -> str:
     mode = Recompute(int(layout.recompute)).name.lower()
     said += [f"ZeRO-{layout.sharding}"] if layout.sharding else []
     return ", ".join([*said, f"micro-batch {layout.micro_batch}", f"recompute {mode}"])
+
+
+def _up_to(numbers: Ints, most: int) -> Ints:
+    return numbers[numbers <= max(1, most)]
+
+
+def _powers(numbers: Ints, most: int) -> Ints:
+    """Those of two."""
+    powers: Ints = numbers[numbers & (numbers - 1) == 0]
+    return _up_to(powers, most)
 
 
 def _divisors(number: int) -> Ints:
