@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, Top, open_model, warn_not_finite
+from glassformer.cli.model import COMPUTING, Computing, Top, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
 from glassformer.look.visible import visible
@@ -27,9 +27,7 @@ def ablate(
     seed: int | None = None,
     target: str | None = None,
     top: Top = 10,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -47,15 +45,12 @@ def ablate(
         seed: Of resample's draw; 0.
         target: Of an encoder-decoder, what is written.
         top: Show so many of the most changed tokens.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         out: Save a chart: .png, .svg, .html or .json.
         json: One JSON document instead of tables, with every token.
     """
     if seed is not None and how != "resample":
         raise UsageError(f"--seed has no effect with --how {how}, which draws nothing.", do="Leave it out.")
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     warn_not_finite(loaded)
     given: dict[str, Any] = {} if seed is None else {"seed": seed}
     if over:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Top, open_model
+from glassformer.cli.model import DEVICE, Device, Top
 from glassformer.cli.terminal import ANSWER_IS_NO, document, facts, note, table
 from glassformer.look.ranking import RANKINGS, Ranking
 from glassformer.look.visible import visible
@@ -23,8 +23,7 @@ def blame(
     check: bool = False,
     integrated: bool = False,
     out: Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    device: Device = DEVICE,
     json: bool = False,
 ) -> int:
     """Show the loss of each token of a text, and which weights, heads, neurons and tokens it hangs on.
@@ -38,11 +37,9 @@ def blame(
         check: Also hold the gradients against finite differences in float64.
         integrated: Instead, divide the probability of the next token among those read (integrated gradients).
         out: Save a chart: .html, .svg, .png or .json; the loss of each token, or the ranking of --by.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables.
     """
-    loaded = open_model(model, precision="fp32", device=device, threads=threads)
+    loaded = device.open(model)
     if integrated:
         return _integrated(loaded, text, target, out=out, json=json, unused={"by": by, "check": check})
     found = gf.blame(loaded, text, target=target, check=check)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import COMPUTING, Computing
 from glassformer.cli.terminal import document, table
 from glassformer.errors import UsageError
 
@@ -17,9 +17,7 @@ def classify(
     text: list[str] | None = None,
     file: list[Path] | None = None,
     top: int = 1,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Tell which class each text is of.
@@ -29,9 +27,6 @@ def classify(
         text: A text; may be given several times.
         file: A file whose lines are texts; may be given several times. Empty lines are left out.
         top: Show so many classes of each.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: JSON lines instead of a table.
     """
     from glassformer.use.embed import lines
@@ -39,7 +34,7 @@ def classify(
     texts = [*(text or []), *lines(file or [])]
     if not texts:
         raise UsageError("There is no text.", do='Give --text "..." or --file FILE.')
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     rows = gf.classify(loaded, texts, top=top)
     if json:
         for row in rows:

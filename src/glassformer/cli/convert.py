@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import glassformer as gf
-from glassformer.cli.model import open_model
+from glassformer.cli.model import Device
 from glassformer.cli.terminal import document, facts
 from glassformer.errors import UsageError
 
@@ -31,7 +31,7 @@ def convert(
         raise UsageError("--to is for folders.", expected=f"{out} is one GGUF file; --dtype is its format.")
     if not single and dtype is not None:
         raise UsageError("--dtype is for GGUF files.", expected="A folder keeps the weights in float32.")
-    loaded = open_model(source, precision="fp32", device="cpu", threads=None)
+    loaded = Device("cpu").open(source)
     form = f"gguf {dtype or 'f16'}" if single else to or "huggingface"
     if single:
         gf.save_gguf(loaded, out, dtype=dtype or "f16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import COMPUTING, Computing
 from glassformer.cli.terminal import document, note, table
 from glassformer.errors import UsageError
 from glassformer.use.embed import Pooling
@@ -21,9 +21,7 @@ def embed(
     raw: bool = False,
     compare: bool = False,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Turn texts into vectors that are near where meanings are. One JSON line a text, or a file.
@@ -36,9 +34,6 @@ def embed(
         raw: Keep the vectors' lengths; without it each has length 1.
         compare: The cosine of every two texts instead of the vectors, the nearest first.
         out: Write the vectors to this .npy file, a row for each text.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: With --compare, JSON lines instead of a table.
     """
     from glassformer.use.embed import compare as cosines
@@ -47,7 +42,7 @@ def embed(
     texts = [*(text or []), *lines(file or [])]
     if not texts:
         raise UsageError("There is no text.", do='Give --text "..." or --file FILE.')
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     vectors = gf.embed(loaded, texts, pooling=pooling, normalize=not raw)
     if out is not None:
         note(f"{save_vectors(out, vectors)}: {len(texts)} x {vectors.shape[1]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, open_any
+from glassformer.cli.model import COMPUTING, Computing
 from glassformer.cli.terminal import columns, document, styled
 
 
@@ -21,9 +21,7 @@ def explain(
     neuron: int | None = None,
     weight: str | None = None,
     rate: float = 0.1,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Explain one prediction: every formula on the way, the numbers put in, and the line of code that computes it.
@@ -39,12 +37,9 @@ def explain(
         neuron: Its neuron; left out, the one that writes most.
         weight: The weight whose gradient and update are shown, "NAME[i, j]"; left out, one of that neuron's.
         rate: How far the update goes.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of a text.
     """
-    opened = open_any(model, precision=precision, device=device, threads=threads)
+    opened = computing.open_any(model)
     found = gf.explain(
         opened, text, layer=layer, head=head, position=position, neuron=neuron, weight=weight, rate=rate, target=target
     )  # fmt: skip

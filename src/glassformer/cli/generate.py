@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import COMPUTING, Computing
 from glassformer.cli.terminal import document, note
 
 
@@ -23,9 +23,7 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: list[str] | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Let a model go on with a prompt.
@@ -41,12 +39,9 @@ def generate(
         repetition_penalty: Above 1, tokens that are there already become less likely.
         seed: The same seed gives the same text.
         stop: A string that ends the text; may be given several times.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of the text.
     """
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     if not json and loaded.decoder:  # a model that cannot write says so first
         _write(prompt)
     generation = gf.generate(

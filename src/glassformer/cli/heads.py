@@ -6,7 +6,7 @@ from pathlib import Path
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, Top, open_model, warn_not_finite
+from glassformer.cli.model import COMPUTING, Computing, Top, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 
 _IN_NAME = ("attention", "layer", "head")
@@ -24,9 +24,7 @@ def heads(
     length: int | None = None,
     seed: int = 0,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Score every attention head: which look at the token before, continue what came before, or do nothing.
@@ -41,12 +39,9 @@ def heads(
         length: Random tokens in each of them; left out, 50, or as many as fit the context twice.
         seed: The random tokens follow from it.
         out: Save a chart of the score, layers x heads: .html, .svg, .png or .json.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document with every head instead of a table.
     """
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     warn_not_finite(loaded)
     found = gf.heads(loaded, text, target=target, repeats=repeats, length=length, seed=seed)
     ranked = found.ranked(by, top=top)

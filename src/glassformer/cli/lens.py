@@ -7,7 +7,7 @@ from typing import Literal
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, Top, open_model
+from glassformer.cli.model import COMPUTING, Computing, Top
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
 from glassformer.look.visible import visible
@@ -26,9 +26,7 @@ def lens(
     half: bool = False,
     top: Top = 5,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Show what each layer would say if it were the last, and with --rather-than why one token wins.
@@ -44,14 +42,11 @@ def lens(
         half: Also between attention and feed-forward.
         top: Show so many of each layer's likeliest tokens.
         out: Save the chart here: .html, .svg, .png or .json.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables: every layer, and position.
     """
     if per is not None and rather_than is None:
         raise UsageError("--per has no effect without --rather-than.", do="Give both, or neither.")
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     found = gf.lens(loaded, text, target=target, token=token, half=half, top=top)
     rows = found.rows(position)
     for warning in found.warnings:

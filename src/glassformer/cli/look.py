@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, Top, open_any
+from glassformer.cli.model import COMPUTING, Computing, Top
 from glassformer.cli.terminal import document, facts, heading, note, table
 from glassformer.errors import UsageError
 
@@ -19,9 +19,7 @@ def look(
     target: str | None = None,
     top: Top = 10,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Look into one pass of a model: what comes next, how wrong each token was, any place by its name.
@@ -33,12 +31,9 @@ def look(
         target: What an encoder-decoder is to write.
         top: How many of the likeliest tokens to list.
         out: Write the trace here: .npz or .json (all numbers), .png or .svg (the first place), or .html (a page).
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables; with --place, with all its numbers.
     """
-    loaded = open_any(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open_any(model)
     if out is not None and out.suffix.lower() == ".html":
         if json or place:
             given = "--json" if json else "--place"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import glassformer as gf
 from glassformer import charts
 from glassformer.cli.maps import seen, show_map
-from glassformer.cli.model import Precision, open_model, warn_not_finite
+from glassformer.cli.model import COMPUTING, Computing, warn_not_finite
 from glassformer.cli.terminal import document, facts, note
 from glassformer.errors import UsageError
 from glassformer.look.visible import visible
@@ -34,9 +34,7 @@ def patch(
     seed: int | None = None,
     target: str | None = None,
     at: int | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -60,9 +58,6 @@ def patch(
         seed: With --subject: of the noise; 0.
         target: Of an encoder-decoder, what is written.
         at: The position that answers, from 0; otherwise the last, or the hidden one.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         out: Save the map: .png, .svg, .html or .json.
         json: One JSON document instead of a map.
     """
@@ -74,7 +69,7 @@ def patch(
         raise UsageError(
             f"--place is {', '.join(places)}.", expected="With --subject, one of resid, mlp, attn."
         )
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     warn_not_finite(loaded)
     if subject is not None:
         given: dict[str, Any] = {name: value for name, value in traced.items() if value is not None}

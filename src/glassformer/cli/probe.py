@@ -7,7 +7,7 @@ from typing import Literal
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Top
+from glassformer.cli.model import DEVICE, Device, Top
 from glassformer.cli.terminal import document, heading, note, sparkline, table
 from glassformer.errors import UsageError
 
@@ -24,8 +24,7 @@ def probe(
     target: str | None = None,
     top: Top = 10,
     out: Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    device: Device = DEVICE,
     json: bool = False,
 ) -> None:
     """Measure every checkpoint of a run on a text, and say when something in the model formed.
@@ -38,16 +37,9 @@ def probe(
         target: What an encoder-decoder is to write.
         top: How many of the measures that changed most to list.
         out: Draw the measure over the steps (left out, the loss): .png, .svg, .html or .json.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document with every value.
     """
-    from glassformer.train.launch import prepare_process
-
-    prepare_process(threads)
-    from glassformer.train.engine import pick_device
-
-    found = gf.probe(run, text, what=what, target=target, device=str(pick_device(device)))
+    found = gf.probe(run, text, what=what, target=target, device=device.prepare())
     for finding in found.passed_over:
         note(f"warning: passed over {finding}")
     if out is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import glassformer as gf
 from glassformer.charts import save
-from glassformer.cli.model import open_model, warn_not_finite
+from glassformer.cli.model import DEVICE, Device, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
 from glassformer.look.visible import visible
@@ -34,8 +34,7 @@ def step(
     decay: float | None = None,
     show: Literal["weights", "tensors", "tokens"] = "weights",
     out: Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    device: Device = DEVICE,
     json: bool = False,
 ) -> None:
     """Show what one optimiser step on a text would change: weights, and the loss of each token. Nothing is saved.
@@ -53,15 +52,13 @@ def step(
         decay: Weight decay; 0.01 with adamw, otherwise 0.
         show: In the terminal: some weights, every tensor, or every token's loss before and after.
         out: Save a chart of each token's change of loss: .html, .svg, .png or .json.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables.
     """
     if momentum is not None and optimizer != "sgd":
         raise UsageError(f"--momentum has no effect with --optimizer {optimizer}.", do="Leave it out.")
     if not 0 < rate < math.inf:
         raise UsageError(f"--rate is {rate}.", expected="A learning rate above 0, and finite.")
-    loaded = open_model(model, precision="fp32", device=device, threads=threads)
+    loaded = device.open(model)
     warn_not_finite(loaded)
     view = gf.step_view(
         loaded, text, _optimizer(loaded, optimizer, rate, momentum, decay),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import glassformer as gf
-from glassformer.cli.model import Precision, open_model
+from glassformer.cli.model import COMPUTING, Computing
 from glassformer.cli.terminal import document, facts, note
 from glassformer.errors import UsageError
 
@@ -20,9 +20,7 @@ def translate(
     beam: int = 4,
     length_penalty: float = 0.6,
     more: int = 50,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Translate texts, or a file of lines; with a reference, measure how well.
@@ -35,9 +33,6 @@ def translate(
         beam: Beginnings kept at every step; 1 is greedy search.
         length_penalty: How much longer texts are favoured (alpha of Wu et al. 2016).
         more: The most tokens a translation may be longer than its source.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of lines of text.
     """
     sources = [*texts, *(() if file is None else _lines(file))]
@@ -48,7 +43,7 @@ def translate(
         raise UsageError(
             f"{reference} has {len(wanted)} lines for {len(sources)} texts.", expected="A line for each text."
         )
-    loaded = open_model(model, precision=precision, device=device, threads=threads)
+    loaded = computing.open(model)
     found = gf.translate(loaded, sources, beam=beam, length_penalty=length_penalty, more=more)
     scores = {} if wanted is None else gf.judge_translations([one.text for one in found], wanted)
     if json:

@@ -9,7 +9,7 @@ from cyclopts import App
 
 import glassformer as gf
 from glassformer import charts
-from glassformer.cli.model import Precision, Top, open_model, warn_not_finite
+from glassformer.cli.model import COMPUTING, Computing, Top, warn_not_finite
 from glassformer.cli.terminal import document, facts, note, table
 from glassformer.errors import UsageError
 from glassformer.look.embedding import Vectors
@@ -36,9 +36,7 @@ def neuron(
     top: Top = 10,
     chart: str | None = None,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Show one neuron as a bill: what it reads, what becomes of the sum, what it writes.
@@ -55,9 +53,6 @@ def neuron(
         top: Terms, and tokens, shown.
         chart: Which chart --out saves: terms, positions or tokens.
         out: Save a chart here: .html, .svg, .png or .json.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables.
     """
     from glassformer.use.load import is_network
@@ -74,10 +69,10 @@ def neuron(
             f"{model} holds a model of text, and --rows was given.", do="Give a text in its place."
         )
     if rows is None:
-        opened: Any = open_model(model, precision=precision, device=device, threads=threads)
+        opened: Any = computing.open(model)
         warn_not_finite(opened)
     else:
-        opened = _open_network(model, precision, device, threads)
+        opened = computing.open_network(model)
     sheet = gf.neuron(opened, read, layer, neuron, position=position, target=target, stack=stack, top=top)
     _save(sheet, chart, out)
     if json:
@@ -106,9 +101,7 @@ def positions(
     top: Top = 16,
     chart: str | None = None,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Show what a model knows of order, and with a text how far each layer looks.
@@ -121,12 +114,9 @@ def positions(
         top: Rows shown of each table.
         chart: Which chart --out saves: table, similarity, angles, bias, kernel, curves or attention, as there are.
         out: Save a chart here: .html, .svg, .png or .json.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables.
     """
-    opened = open_model(model, precision=precision, device=device, threads=threads)
+    opened = computing.open(model)
     warn_not_finite(opened)
     found = gf.positions(opened, text, target=target, seed=seed)
     _save(found, chart, out)
@@ -154,9 +144,7 @@ def embedding(
     near: str | None = None,
     top: Top = 16,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Map token vectors onto the two directions in which they differ most.
@@ -168,12 +156,9 @@ def embedding(
         near: The nearest to this token instead, by cosine, in the whole vocabulary.
         top: Rows shown.
         out: Save the map here: .html, .svg, .png or .json.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of a table.
     """
-    opened = open_model(model, precision=precision, device=device, threads=threads)
+    opened = computing.open(model)
     warn_not_finite(opened)
     found = gf.embedding_map(opened, token, of=of)
     _save(found, None, out)
@@ -203,9 +188,7 @@ def sampling(
     draws: int = 0,
     top: Top = 20,
     out: Path | None = None,
-    precision: Precision = "fp32",
-    device: str = "auto",
-    threads: int | None = None,
+    computing: Computing = COMPUTING,
     json: bool = False,
 ) -> None:
     """Show what each setting does to the next token, and which is drawn.
@@ -223,12 +206,9 @@ def sampling(
         draws: Also draw with so many seeds, from this one on, and count.
         top: Tokens shown.
         out: Save a chart here: .html, .svg, .png or .json.
-        precision: bf16 is faster and differs in the third digit.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
-        threads: Threads to compute with; as many as there are cores.
         json: One JSON document instead of tables.
     """
-    opened = open_model(model, precision=precision, device=device, threads=threads)
+    opened = computing.open(model)
     warn_not_finite(opened)
     found = gf.sampling_view(
         opened, text, target=target, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
@@ -246,18 +226,6 @@ def sampling(
     facts(found.facts())
     table([{**row, "drawn": "<- u" if row["drawn"] and found.u is not None else None} for row in
            _seen(found.draw_rows())])  # fmt: skip
-
-
-def _open_network(model: Path, precision: Precision, device: str, threads: int | None) -> gf.Predictor:
-    from glassformer.train.launch import prepare_process
-
-    if (precision, device) != ("fp32", "auto"):
-        raise UsageError("--precision and --device have no effect on a plain network.", do="Leave them out.")
-    prepare_process(threads)
-    loaded = gf.load_network(model)
-    for warning in loaded.warnings:
-        note(f"warning: {warning}")
-    return loaded
 
 
 def _save(found: Any, chart: str | None, out: Path | None) -> None:
