@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter, validators
 
 import glassformer as gf
+from glassformer.cli.reading import AS_IT_IS, Reading
 from glassformer.cli.scale import doubted, keep
 from glassformer.cli.terminal import document, heading, note, sentences, table
 from glassformer.scale import pictures, words
@@ -24,11 +26,7 @@ def forecast(
     gain: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 0.01,
     next: bool = False,  # the option's name
     cap: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
-    columns: str | None = None,
-    where: str | None = None,
-    unit: str | None = None,
-    tokenizer: str | None = None,
-    best: bool = False,
+    reading: Reading = AS_IT_IS,
     out: Annotated[list[Path] | None, Parameter(negative="")] = None,
     json: bool = False,
 ) -> None:
@@ -42,17 +40,10 @@ def forecast(
         gain: Say at which compute doubling it lowers the loss by less than this.
         next: Say which run would narrow this forecast most for each FLOP.
         cap: The most that run may cost, in FLOPs; four times the largest so far, when left out.
-        columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,run=name.
-        where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
-        unit: Of the loss, such as "nats per token" or "bits per byte".
-        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
-        best: Of the runs with one N and one D only the one with the lowest loss.
         out: Keep it: law.json, report.html, or the chart as .png, .svg, .vl.json; may be given several times.
         json: One JSON document instead of tables.
     """
-    forecaster = gf.open_forecaster(
-        what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best
-    )
+    forecaster = gf.open_forecaster(what, **asdict(reading))
     sizes = {"N": params, "D": tokens}
     given = {name: float(parse_count(text)) for name, text in sizes.items() if text is not None}
     found = forecaster.forecast(flops=flops, **given)

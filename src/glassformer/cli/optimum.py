@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from cyclopts import Parameter, validators
 
 import glassformer as gf
 from glassformer import charts
+from glassformer.cli.reading import AS_IT_IS, Reading
 from glassformer.cli.scale import keep
 from glassformer.cli.terminal import document, facts, heading, note, sentences, table
 from glassformer.scale import words
@@ -25,11 +27,7 @@ def optimum(
     loss: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
     serve: str | None = None,
     unique: str | None = None,
-    columns: str | None = None,
-    where: str | None = None,
-    unit: str | None = None,
-    tokenizer: str | None = None,
-    best: bool = False,
+    reading: Reading = AS_IT_IS,
     out: Annotated[list[Path] | None, Parameter(negative="")] = None,
     json: bool = False,
 ) -> None:
@@ -43,15 +41,10 @@ def optimum(
         loss: Or a loss: the least compute that reaches it.
         serve: Tokens that the model will answer with, such as 10T: 2 N FLOPs for each.
         unique: Tokens of text that there are, such as 25B; beyond, text is repeated and worth less.
-        columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,run=name.
-        where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
-        unit: Of the loss, such as "nats per token" or "bits per byte".
-        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
-        best: Of the runs with one N and one D only the one with the lowest loss.
         out: Keep the chart of how flat it is: .html, .png, .svg or .json; may be given several times.
         json: One JSON document instead of tables.
     """
-    law = gf.open_law(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
+    law = gf.open_law(what, **asdict(reading))
     found = gf.optimum(
         law, flops=flops, N=_count(params), D=_count(tokens), loss=loss, serve=_count(serve) or 0.0,
         unique=_count(unique),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from cyclopts import App, Parameter, validators
 
 import glassformer as gf
 from glassformer import charts
+from glassformer.cli.reading import AS_IT_IS, Reading
 from glassformer.cli.terminal import document, heading, note, sentences, table
 from glassformer.errors import UsageError
 from glassformer.scale import words
@@ -54,11 +56,7 @@ def fit(
     /,
     *,
     approach: Approach = "chinchilla",
-    columns: str | None = None,
-    where: str | None = None,
-    unit: str | None = None,
-    tokenizer: str | None = None,
-    best: bool = False,
+    reading: Reading = AS_IT_IS,
     delta: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 1e-3,
     bootstrap: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 1000,
     exponents: str | None = None,
@@ -74,11 +72,6 @@ def fit(
             that were not decayed; kaplan, size, data, compute: Kaplan's; frontier: E + K / C^gamma; isoflop and
             envelope: the best size for a given compute, by parabolas or by training curves; repeated: what further
             epochs over the same text are worth.
-        columns: What the table calls them: N=params,D=tokens,loss=val_loss,C=flops,U=unique,run=name,warm=undecayed.
-        where: Only lines whose columns have these texts: phase=cooled,corpus=c4.
-        unit: Of the loss, such as "nats per token" or "bits per byte".
-        tokenizer: Of the loss per token, as you call it: losses of two cannot be compared.
-        best: Of the runs with one N and one D only the one with the lowest loss (a sweep's winner).
         delta: From this residual of the logarithm on, a point counts linearly (Huber).
         bootstrap: Replicates for the intervals; runs are drawn, not points.
         exponents: A published law whose exponents are taken over, such as besiroglu-2024; E, A and B are fitted.
@@ -96,7 +89,7 @@ def fit(
             f"--approach {approach} has no numbers to profile.",
             expected="A law of loss, such as chinchilla.",
         )  # fmt: skip
-    points = gf.scale_points(what, columns=columns, where=where, unit=unit, tokenizer=tokenizer, best=best)
+    points = gf.scale_points(what, **asdict(reading))
     if approach in ("isoflop", "envelope"):
         _allocation(points, approach, bootstrap, out=out, json=json)
     elif approach == "repeated":
