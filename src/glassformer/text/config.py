@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from glassformer.configs import Config
+from glassformer.configs import Config, Names
 from glassformer.text.lines import is_table
 
 Encoding = Literal["strict", "replace", "bytes"]
@@ -82,10 +82,10 @@ class DataConfig(Config):
 class PairConfig(Config):
     """`[data]` of a translation: pairs of texts."""
 
-    paths: tuple[str, ...] = Field(("python:numbers",), min_length=1, max_length=2)
+    paths: Names = Field(("python:numbers",), min_length=1, max_length=2)
     """One .tsv, .csv, .jsonl or .parquet with both sides in a row; or two files of lines, source and target; or
     `python:numbers`, numbers in English and German words."""
-    validation_paths: tuple[str, ...] = Field((), max_length=2)
+    validation_paths: Names = Field((), max_length=2)
     """Pairs to hold out, given in the same way; left out, a fraction of `paths` is."""
     validation: float = Field(0.05, ge=0, lt=1)
     """Fraction held out, each pair by its own hash."""
@@ -97,11 +97,6 @@ class PairConfig(Config):
     """Learn the other direction: from target to source."""
     encoding: Encoding = "strict"
     """Invalid UTF-8, as for text."""
-
-    @field_validator("paths", "validation_paths", mode="before")
-    @classmethod
-    def _one_path_is_a_list_of_one(cls, paths: Any) -> Any:
-        return (paths,) if isinstance(paths, str) else paths
 
     @model_validator(mode="after")
     def _two_files_or_a_table(self) -> Self:
@@ -134,10 +129,10 @@ class MaskConfig(Config):
 class LabelConfig(Config):
     """`[data]` of a classifier: texts with their classes."""
 
-    paths: tuple[str, ...] = Field(("python:packages",), min_length=1)
+    paths: Names = Field(("python:packages",), min_length=1)
     """.tsv (text, then label), .csv, .jsonl or .parquet; or `python:packages`, functions of Python's standard
     library and the package each is from."""
-    validation_paths: tuple[str, ...] = ()
+    validation_paths: Names = ()
     """Texts to hold out, given in the same way; left out, a fraction of `paths` is."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Fraction held out, each text by its own hash."""
@@ -147,11 +142,6 @@ class LabelConfig(Config):
     """The field that holds its class."""
     encoding: Encoding = "strict"
     """Invalid UTF-8, as for text."""
-
-    @field_validator("paths", "validation_paths", mode="before")
-    @classmethod
-    def _one_path_is_a_list_of_one(cls, paths: Any) -> Any:
-        return (paths,) if isinstance(paths, str) else paths
 
     @model_validator(mode="after")
     def _tables(self) -> Self:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from glassformer.errors import GlassformerError, TextError
+from glassformer.text.cache import read_or_make
 from glassformer.text.config import PairConfig, TokenizerConfig
 from glassformer.text.corpus import apply_encoding
 from glassformer.text.lines import rows
@@ -88,28 +87,11 @@ def prepare_pairs(
     key = hashlib.sha256(
         json.dumps({"format": FORMAT, "pairs": content, "tokenizer": given}, sort_keys=True).encode()
     ).hexdigest()
-    folder = cache / key[:32]
-    if folder.is_dir():
-        try:
-            return _open(folder, key, validation)
-        except GlassformerError as error:
-            progress(f"the cached tokens are damaged and are made again: {error}")
-            shutil.rmtree(folder, ignore_errors=True)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{folder.name}.partial-", dir=cache, ignore_cleanup_errors=True
-        ) as partial:
-            _write(Path(partial), train, validation, content, tokenizer, base, progress)
-            if not folder.is_dir():  # another process may have been first, with the same content
-                Path(partial).rename(folder)
-    except OSError as error:
-        if not folder.is_dir():
-            raise TextError(
-                f"The tokens cannot be written to {cache}: {error.strerror or error}.",
-                do="Free some space, or set GLASSFORMER_HOME to another folder.",
-            ) from None
-    return _open(folder, key, validation)
+    return read_or_make(
+        cache, key, read=lambda folder: _open(folder, key, validation),
+        make=lambda folder: _write(folder, train, validation, content, tokenizer, base, progress),
+        progress=progress, num_bytes=sum(len(side) for pair in (*train, *validation) for side in pair),
+    )  # fmt: skip
 
 
 def split_pairs(data: PairConfig, base: Path) -> tuple[list[Pair], list[Pair]]:

@@ -1,8 +1,8 @@
 """Text -> a tokenizer and two token stores, made once and kept in a cache.
 
 1. Read everything once: content digest, sizes, split (`split.survey`).
-2. The key of the cache follows from that digest and the settings. What is there and whole is used.
-3. Otherwise train the tokenizer, make the text report, encode, and write beside the place; then rename.
+2. The key of the cache follows from that digest and the settings. What is there and whole is used (`cache`).
+3. Otherwise train the tokenizer, make the text report, and encode.
 
 The content digest is taken again while encoding, so a file that changes between the two readings is noticed.
 """
@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from glassformer.errors import GlassformerError, TextError
+from glassformer.errors import TextError
+from glassformer.text.cache import read_or_make
 from glassformer.text.config import DataConfig, TokenizerConfig
 from glassformer.text.corpus import Document, read
 from glassformer.text.report import text_report
@@ -32,7 +30,6 @@ from glassformer.units import show_bytes, show_count
 __all__ = ["Prepared", "TokenStore", "prepare"]
 
 ENCODED_AT_ONCE = 8 * 2**20  # bytes of text held while encoding
-PARTIAL_LIVES = 24 * 3600  # seconds after which a killed writer's folder is removed
 
 
 @dataclass(frozen=True)
@@ -63,30 +60,11 @@ def prepare(
     progress("reading the text")
     found = survey(data, base=base)
     key = _key(found, data, tokenizer, base)
-    folder = cache / key[:32]
-    if folder.is_dir():
-        try:
-            return _open(folder, key, found)
-        except GlassformerError as error:
-            progress(f"the cached tokens are damaged and are made again: {error}")
-            shutil.rmtree(folder, ignore_errors=True)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _sweep(cache)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{folder.name}.partial-", dir=cache, ignore_cleanup_errors=True
-        ) as partial:
-            _write(Path(partial), found, data, tokenizer, base, progress)
-            if not folder.is_dir():  # another process may have been first, with the same content
-                Path(partial).rename(folder)
-    except OSError as error:
-        if not folder.is_dir():
-            raise TextError(
-                f"The tokens cannot be written to {cache}: {error.strerror or error}.",
-                expected=f"A folder with room for about {show_bytes(2 * sum(found.num_bytes))}.",
-                do="Free some space, or set GLASSFORMER_HOME to another folder.",
-            ) from None
-    return _open(folder, key, found)
+    return read_or_make(
+        cache, key, read=lambda folder: _open(folder, key, found),
+        make=lambda folder: _write(folder, found, data, tokenizer, base, progress),
+        progress=progress, num_bytes=sum(found.num_bytes),
+    )  # fmt: skip
 
 
 def _key(found: Survey, data: DataConfig, tokenizer: TokenizerConfig, base: Path) -> str:
@@ -231,10 +209,3 @@ def _size_warnings(
             "no further pair of tokens occurs twice."
         )
     return found
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what killed writers left, once it is too old to be a writer still at work."""
-    for partial in cache.glob("*.partial-*"):
-        if time.time() - partial.stat().st_mtime > PARTIAL_LIVES:
-            shutil.rmtree(partial, ignore_errors=True)

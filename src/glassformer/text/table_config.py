@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from glassformer.configs import Clash, Config
+from glassformer.configs import Clash, Config, Names
 
 Targets = Literal["classes", "numbers", "marks"]
 """What the target columns hold: one class a row, numbers, or a yes or no in each column."""
@@ -15,14 +15,14 @@ Targets = Literal["classes", "numbers", "marks"]
 class TableConfig(Config):
     """Which rows, which columns, and how they become numbers around 0."""
 
-    paths: tuple[str, ...] = Field(("python:digits",), min_length=1)
+    paths: Names = Field(("python:digits",), min_length=1)
     """Files (.csv, .tsv, .parquet, .npz), globs, folders of images in class sub-folders, or `python:digits`
     (scikit-learn's 1,797 handwritten digits of 8x8 pixels). Relative to the recipe's folder. All must have the
     same columns."""
-    target: tuple[str, ...] = ()
+    target: Names = ()
     """The column to predict, or several numbers or marks. Left out: the class of an image or a digit, and `y`
     in an .npz file; tables must name it."""
-    features: tuple[str, ...] = ()
+    features: Names = ()
     """The columns to predict it from; left out: all others."""
     validation: float = Field(0.2, ge=0, lt=1)
     """Fraction of rows held out from training, chosen by each row's own hash: adding rows moves none."""
@@ -31,11 +31,6 @@ class TableConfig(Config):
     standardise: bool = True
     """Each column minus its mean, divided by its standard deviation, both of the training rows; the pixels of
     an image share one mean and one deviation. Target numbers likewise; predictions are turned back."""
-
-    @field_validator("paths", "target", "features", mode="before")
-    @classmethod
-    def _one_name_is_a_list_of_one(cls, names: Any) -> Any:
-        return (names,) if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
