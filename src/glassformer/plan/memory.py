@@ -34,6 +34,9 @@ BUCKET = 5e8
 """Numbers in each of DeepSpeed's two buckets by default (`reduce_bucket_size`, `allgather_bucket_size`)."""
 FRAGMENTATION, PAGES = 0.02, 0.1
 """Of what comes and goes in a step, that the allocator holds and cannot give: torch's on a GPU, glibc's on a CPU."""
+HOLES = 2.0
+"""Arrays of logits beside those that live, on a CPU: glibc's posix_memalign finds no place for an array in the hole that
+one of the same size has left, and the logits are the largest (benchmarks/plan_memory.py --here)."""
 INTERVAL = (0.96, 1.06)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
 (benchmarks/plan_memory.py)."""
@@ -179,11 +182,12 @@ def _counted(job: Job) -> Memory:
     is_cpu = runs_on_cpu(job.accelerator)
     state = (masters or found.weights) + found.optimizer
     moving = found.activations + max(working, logits)
+    holes = is_cpu * HOLES * 4.0 * entries
     return Memory(
         weights=found.weights, gradients=found.gradients, masters=masters, optimizer=found.optimizer,
         gathered=cast_weights, activations=found.activations, working=working if working >= logits else 0.0,
         logits=logits if working < logits else 0.0, buffers=is_cpu * job.software.copies * state,
-        context=PROGRAM if is_cpu else CONTEXT, fragmentation=_fragments(job, moving, state),
+        context=PROGRAM if is_cpu else CONTEXT, fragmentation=_fragments(job, moving, state) + holes,
     )  # fmt: skip
 
 
