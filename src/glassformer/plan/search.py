@@ -126,7 +126,8 @@ def search(
 ) -> Search:
     """Every layout of the job over so many accelerators; `job.layout` says only whether it is sequence-parallel.
 
-    `usual`: only powers of two, tensor ranks within a domain, and a context that is divided into 4,096 tokens or more.
+    `usual`: tensor ranks within a domain, 4,096 tokens or more on a context rank, and of all but the pipeline's numbers
+    only powers of two.
     """
     if accelerators < 1:
         raise UsageError(f"{accelerators} accelerators cannot train.", expected="At least 1.")
