@@ -35,8 +35,8 @@ BUCKET = 5e8
 FRAGMENTATION, PAGES = 0.02, 0.1
 """Of what comes and goes in a step, that the allocator holds and cannot give: torch's on a GPU, glibc's on a CPU."""
 HOLES = 2.0
-"""Arrays of logits beside those that live, on a CPU: the hole that an array has left takes none of the same size (glibc's
-posix_memalign asks for a little more), and logits are the largest arrays (benchmarks/plan_memory.py --here)."""
+"""Arrays of logits beside those that live, on a CPU: the hole that an array has left takes none of the same size
+(glibc's posix_memalign asks for more), and logits are the largest arrays (benchmarks/plan_memory.py --here)."""
 INTERVAL = (0.96, 1.06)
 """The middle 80 % of measured / computed over the measured rows, each group left out in turn
 (benchmarks/plan_memory.py)."""
