@@ -78,6 +78,17 @@ def test_where_nothing_fits_the_reasons_are_said() -> None:
         _ = nothing.best
 
 
+def test_usual_layouts_are_some_of_all_and_divide_by_powers_of_two(found: Search) -> None:
+    usual = search(JOB, 16, usual=True)
+    assert 0 < len(usual.seconds) < len(found.seconds)
+    every, some = ({one.layouts.at(n) for n in range(len(one.seconds))} for one in (found, usual))
+    assert some < every
+    for name in ("tensor", "context", "expert", "micro_batch"):
+        numbers = np.asarray(getattr(usual.layouts, name))
+        assert np.all(numbers & (numbers - 1) == 0)
+    assert np.max(usual.layouts.tensor) <= JOB.accelerator.domain
+
+
 def test_one_accelerator_has_layouts_without_messages() -> None:
     every, _ = divisions(JOB, 1)
     assert set(every["data"]) == {1}
