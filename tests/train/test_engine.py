@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,10 @@ from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision
 from glassformer.model.network import NetworkConfig
 from glassformer.train import engine
+from glassformer.train.compiler import cannot_compile, tune_compiler
 from glassformer.train.config import EngineConfig
-from glassformer.train.engine import Choice, cannot_compile, choose, measure, pick_device
+from glassformer.train.engine import Choice, choose, measure, pick_device
+from glassformer.train.step import Update, refuse_not_finite
 
 MODEL = ModelConfig(vocab=64, width=16, layers=1, heads=2, context=16)
 AUTO = ("--engine.precision", "auto", "--engine.attention", "auto")
@@ -26,7 +30,7 @@ AUTO = ("--engine.precision", "auto", "--engine.attention", "auto")
 
 def takes(seconds: Callable[[Choice], float]) -> engine.Trial:
     """Steps that take as long as `seconds` says."""
-    return lambda choice, rows: lambda: time.sleep(seconds(choice))
+    return lambda choice, rows, parts=1: lambda: time.sleep(seconds(choice))
 
 
 def chosen(
@@ -44,7 +48,7 @@ def test_the_quickest_is_chosen_and_all_that_was_tried_is_kept() -> None:
 
 
 def test_what_is_asked_for_in_full_is_not_measured() -> None:
-    def never(choice: Choice, rows: int) -> Callable[[], None]:
+    def never(choice: Choice, rows: int, parts: int = 1) -> Callable[[], None]:
         raise AssertionError("nothing to choose from, so nothing to measure")
 
     (only,) = chosen(never, precision="bf16", compile="off", attention="fused")
@@ -69,7 +73,7 @@ def test_compilation_is_tried_for_long_runs_only() -> None:
 
 
 def test_a_way_that_raises_is_a_candidate_with_an_error_and_another_is_taken() -> None:
-    def breaks(choice: Choice, rows: int) -> Callable[[], None]:
+    def breaks(choice: Choice, rows: int, parts: int = 1) -> Callable[[], None]:
         if choice.attention == "fused":
             raise RuntimeError("no kernel for this shape\nand a long trace")
         return lambda: None
@@ -80,11 +84,36 @@ def test_a_way_that_raises_is_a_candidate_with_an_error_and_another_is_taken() -
 
 
 def test_when_nothing_works_every_reason_is_given() -> None:
-    def breaks(choice: Choice, rows: int) -> Callable[[], None]:
+    def breaks(choice: Choice, rows: int, parts: int = 1) -> Callable[[], None]:
         raise RuntimeError(f"no {choice.attention}")
 
     with pytest.raises(GlassformerError, match=r"no explicit.*no fused"):
         chosen(breaks, precision="fp32")
+
+
+@pytest.mark.parametrize("compiled", [Update(4.2, 3.0), Update(2.0, 1.0), Update(4.2, math.nan)])
+def test_a_compiled_step_that_finds_other_numbers_than_an_eager_one_is_not_used(compiled: Update) -> None:
+    asked = []
+
+    def trial(choice: Choice, rows: int, parts: int = 1) -> Callable[[], Update]:
+        asked.append((choice.compiled, rows, parts))
+
+        def step() -> Update:
+            time.sleep(0.001 if choice.compiled else 0.01)
+            found = compiled if choice.compiled else Update(4.2, 1.0)
+            refuse_not_finite(found)
+            return found
+
+        return step
+
+    best, other = chosen(trial, precision="fp32", attention="fused", num_steps=100_000)
+    assert not best.choice.compiled and other.choice.compiled
+    assert re.search(r"gradient 3.* gradient 1|loss 2.* loss 4\.2|gradient nan", str(other.error))
+    rounded = Update(4.21, 1.02)
+    compiled = rounded
+    best, _ = chosen(trial, precision="fp32", attention="fused", num_steps=100_000)
+    assert best.choice.compiled and best.first == rounded
+    assert (False, 4, 1) in asked  # the whole batch, eagerly
 
 
 def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +126,7 @@ def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch: pytest.Monke
 
 
 def test_a_small_plain_network_is_not_measured_but_computed_in_one_thread() -> None:
-    def never(choice: Choice, rows: int) -> Callable[[], None]:
+    def never(choice: Choice, rows: int, parts: int = 1) -> Callable[[], None]:
         raise AssertionError("a small step is not worth a trial")
 
     network = NetworkConfig(inputs=64, outputs=10, hidden=(256,))
@@ -149,6 +178,25 @@ def test_without_a_compiler_the_reason_says_what_to_install(
     (tmp_path / "my-c++").chmod(0o755)
     monkeypatch.setenv("CXX", "my-c++")
     assert cannot_compile("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("arch", "tune", "march"),
+    [("cooperlake", "generic", "native -mtune=cooperlake"), ("znver3", "znver3", None), ("x86-64", "generic", None)],
+)  # fmt: skip
+def test_gcc_is_told_what_to_tune_for_where_it_does_not_know_the_processor(
+    arch: str, tune: str, march: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config as inductor
+
+    gcc = tmp_path / "g++"
+    gcc.write_text(f"#!/bin/sh\necho '  -march=    {arch}'\necho '  -mtune=    {tune}'\n")
+    gcc.chmod(0o755)
+    monkeypatch.setenv("CXX", str(gcc))
+    for before, after in ((None, march), ("haswell", "haswell")):  # left alone where somebody has set it
+        with inductor.patch({"cpp.march": before}):
+            tune_compiler.__wrapped__()
+            assert inductor.cpp.march == after
 
 
 def test_every_precision_of_the_recipe_is_one_the_counts_know() -> None:

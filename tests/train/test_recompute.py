@@ -20,10 +20,11 @@ from glassformer.model.config import ModelConfig
 from glassformer.model.count import Precision, activation_bytes, num_recomputed
 from glassformer.model.stacks import build
 from glassformer.model.transformer import Transformer
+from glassformer.train.compiler import compiler_settings
 from glassformer.train.config import EngineConfig
 from glassformer.train.engine import Choice, choose, prepare_loss
 from glassformer.train.recipe import load_recipe
-from glassformer.train.recompute import compiler_settings, recompute_blocks
+from glassformer.train.recompute import recompute_blocks
 
 SIZES: dict[str, Any] = {"vocab": 70, "width": 48, "layers": 3, "heads": 4, "context": 24}
 

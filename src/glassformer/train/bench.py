@@ -12,6 +12,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from glassformer.train.config import EngineConfig, OptimizerConfig
 from glassformer.train.engine import Choice, choose, pick_device, prepare_loss
 from glassformer.train.meter import matmul_ceiling
 from glassformer.train.optimizers import build_optimizers
-from glassformer.train.step import update
+from glassformer.train.step import Update, update
 from glassformer.train.weights import Weights
 
 SHAPES: dict[str, tuple[ModelConfig, int]] = {
@@ -69,13 +70,15 @@ def bench_train(
     config, rows = SHAPES[shape]
     rows = batch or rows
 
-    def trial(choice: Choice, num_rows: int) -> Any:
+    def trial(choice: Choice, rows: int, parts: int = 1) -> Callable[[], Update]:
         model = build(config, device=choice.device)
         weights = Weights(model, choice.precision)
         optimizers = build_optimizers(OptimizerConfig(learning_rate=1e-4), weights.masters)
         loss = prepare_loss(model, choice)
-        part, device = random_batch(num_rows, config), torch.device(choice.device)
-        return lambda: update(loss, weights, optimizers, part, rate=1.0, clip=None, device=device)
+        part, device = random_batch(rows, config), torch.device(choice.device)
+        return lambda: update(
+            loss, weights, optimizers, part, rate=1.0, clip=None, accumulate=parts, device=device
+        )
 
     found = choose(engine or EngineConfig(), trial, model=config, batch=rows, num_steps=None, seconds=3600.0)[
         0

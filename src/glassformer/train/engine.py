@@ -3,8 +3,9 @@
 Precision, compilation and attention are chosen by timing a few real steps of the recipe's own model. What is
 quickest differs from machine to machine (bfloat16 is a loss without the instructions for it) and from shape to
 shape (torch's fused attention is slow on a CPU at short contexts), so there is no rule to write down.
-Compilation costs tens of seconds; it is tried only when the run is long enough to win them back. A choice is
-recorded with its measurements and reused on resume, so that a resumed run computes the same numbers.
+Compilation costs tens of seconds; it is tried only when the run is long enough to win them back, and used only when
+the compiled step finds the loss and the gradient of an eager one: compilers err. A choice is recorded with its
+measurements and reused on resume, so that a resumed run computes the same numbers.
 
 A plain network has no attention to choose. Small steps of one are all overhead, which neither bfloat16 nor a
 compiler is worth trying on: they are taken in float32, eager, unless asked for otherwise, and in one thread, since
@@ -14,14 +15,13 @@ several wait for each other longer than they work.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -33,11 +33,12 @@ from glassformer.model.count import Precision
 from glassformer.model.network import NetworkConfig, flops_per_row
 from glassformer.model.transformer import Transformer
 from glassformer.stats import median
+from glassformer.train.compiler import cannot_compile, compiler_settings, tune_compiler
 from glassformer.train.config import EngineConfig
 from glassformer.train.launch import on_all_cores, release_pages
 from glassformer.train.out_of_memory import says_no_memory
-from glassformer.train.recompute import compiler_settings, recompute_blocks
-from glassformer.train.step import Loss
+from glassformer.train.recompute import recompute_blocks
+from glassformer.train.step import Diverged, Loss, Update
 
 _SECONDS_TO_COMPILE = 40.0
 """A compilation is tried when eager steps would take at least three times this; it takes 20 to 90 s."""
@@ -52,6 +53,11 @@ _SMALL_STEP = 2e9
 """FLOPs; up to here a plain network's step takes milliseconds on any machine."""
 _BF16_GAIN = 1.3
 """bfloat16 pays when its products are this many times as fast: element-wise work between them is not."""
+
+
+_SAME = 0.1
+"""Relative difference up to which a compiled step's loss and length of the gradient are those of an eager one: rounding
+and the noise of dropout make some, what a compiler gets wrong makes more, or no number at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,18 @@ class Candidate:
     """Of a whole batch; eager ones are timed on part of it."""
     first_seconds: float | None = None
     error: str | None = None
+    first: Update | None = None
+    """What the first step found."""
 
     def row(self) -> dict[str, Any]:
         return {"name": self.choice.name, **asdict(self)}
 
 
-Trial = Callable[[Choice, int], Callable[[], None]]
-"""`trial(choice, rows)` builds model and optimiser anew and returns a function that does one real step."""
+class Trial(Protocol):
+    """Builds model and optimiser anew, the same each time, and returns a function that does one real step of so many
+    rows, in so many parts one after the other."""
+
+    def __call__(self, choice: Choice, rows: int, parts: int = 1) -> Callable[[], Update | None]: ...
 
 
 def choose(
@@ -131,7 +142,8 @@ def choose(
             break  # the other eager ways do not matter to a run this long
     if wanted:
         error = cannot_compile(device)
-        tried.append(Candidate(compiled, error=error) if error else measure(compiled, trial, batch, batch))
+        found = Candidate(compiled, error=error) if error else measure(compiled, trial, batch, batch)
+        tried.append(_if_it_is_right(found, trial, batch, rows))
     if not any(c.step_seconds for c in tried):
         tried += [measure(eager[0], trial, batch, batch)]
     working = sorted((c for c in tried if c.step_seconds), key=lambda c: c.step_seconds or 0.0)
@@ -172,6 +184,8 @@ def prepare_loss(
         model.use_attention(choice.attention)
     recompute_blocks(model, choice)
     plain: Loss = model.loss  # type: ignore[assignment] # every model that learns has one
+    if choice.compiled and choice.device == "cpu":
+        tune_compiler()
     loss = torch.compile(plain, dynamic=False) if choice.compiled else plain
     autocast = torch.autocast(
         choice.device.split(":")[0], torch.bfloat16, enabled=choice.precision == "autocast"
@@ -217,13 +231,6 @@ def pick_device(name: str) -> str:
         ) from None
 
 
-def cannot_compile(device: str) -> str | None:
-    """Why torch.compile has no chance here."""
-    if device == "cpu" and not any(map(shutil.which, ("g++", "clang++", os.environ.get("CXX", "g++")))):
-        return "torch.compile needs a C++ compiler on a CPU, and there is none; install g++"
-    return None
-
-
 def _bf16_pays(device: str, width: int) -> bool:
     """Whether matrix products in bfloat16 are much faster here than in float32."""
     seconds = {}
@@ -239,8 +246,12 @@ def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
     """Seconds of a warmed-up step, the median of up to five, as a whole batch would take."""
     try:
         with _at_most(_COMPILE_LIMIT if choice.compiled else None):
-            first, times = _time(trial(choice, rows))
-        return Candidate(choice, median(times) * batch / rows, first)
+            found, first, times = _time(trial(choice, rows))
+        return Candidate(choice, median(times) * batch / rows, first, first=found)
+    except Diverged as error:
+        if not choice.compiled:
+            raise
+        return Candidate(choice, error=error.what)
     except (
         RuntimeError,
         MemoryError,
@@ -255,14 +266,34 @@ def measure(choice: Choice, trial: Trial, rows: int, batch: int) -> Candidate:
         release_pages()  # the next trial's peak does not stand on this one's
 
 
-def _time(step: Callable[[], None]) -> tuple[float, list[float]]:
-    """Seconds of the first step and of the warmed-up ones."""
+def _if_it_is_right(found: Candidate, trial: Trial, batch: int, rows: int) -> Candidate:
+    """The compiled candidate, unless eager steps from the same weights find another loss or another gradient."""
+    if found.first is None:
+        return found
+    try:  # in parts, which hold no more than the eager steps that were timed
+        eager = trial(replace(found.choice, compiled=False), batch, math.ceil(batch / rows))()
+    except (RuntimeError, MemoryError):
+        return found  # only the compiled step runs here
+    finally:
+        release_pages()
+    here = (found.first.loss, found.first.grad_norm)
+    there = here if eager is None else (eager.loss, eager.grad_norm)
+    if all(math.isclose(a, b, rel_tol=_SAME) for a, b in zip(here, there, strict=True)):
+        return found
+    said = " and ".join("loss {:.5g}, gradient {:.5g}".format(*numbers) for numbers in (here, there))
+    return Candidate(found.choice, error=f"compiled and eager steps find other numbers ({said})")
+
+
+def _time(step: Callable[[], Update | None]) -> tuple[Update | None, float, list[float]]:
+    """What the first step found, its seconds, and those of the warmed-up ones."""
     with on_all_cores():  # for the compiler's own processes
-        first = _seconds(step)
+        start = time.perf_counter()
+        found = step()
+        first = time.perf_counter() - start
     times = [_seconds(step)]
     while sum(times) < _ENOUGH_SECONDS and len(times) < 5:
         times.append(_seconds(step))
-    return first, times
+    return found, first, times
 
 
 def _wait(result: torch.Tensor) -> None:
@@ -270,7 +301,7 @@ def _wait(result: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def _seconds(step: Callable[[], None]) -> float:
+def _seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start

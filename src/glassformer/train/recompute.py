@@ -15,10 +15,8 @@ dropped costs its forward pass once more, so at 0 a step does 4 / 3 of the produ
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from glassformer.model.count import num_recomputed
@@ -41,17 +39,3 @@ def recompute_blocks(model: nn.Module, choice: Choice) -> int:
         )
     model.recompute(count)
     return count
-
-
-def compiler_settings(activation_memory: float) -> contextlib.AbstractContextManager[None]:
-    """What is cheap to compute again is not kept for the backward pass; read when a graph is compiled.
-
-    By default the compiler merges what the backward pass recomputes on purpose (`model/blockwise.py`) with the
-    forward pass's own, and keeps it; and it keeps what a product of the backward pass reads, such as the
-    activation of every feed-forward layer. Together this held twice the memory, and gained no time. What is kept
-    then is what `activation_memory` is a share of.
-    """
-    settings: contextlib.AbstractContextManager[None] = torch._functorch.config.patch(
-        cse=False, ban_recompute_materialized_backward=False, activation_memory_budget=activation_memory
-    )
-    return settings

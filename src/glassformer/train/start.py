@@ -25,12 +25,12 @@ from glassformer.run import checkpoints, reserve
 from glassformer.run.events import Events
 from glassformer.run.folder import Run
 from glassformer.run.manifest import describe
+from glassformer.train.compiler import cannot_compile
 from glassformer.train.config import EngineConfig, TrainConfig
 from glassformer.train.engine import (
     Candidate,
     Choice,
     Trial,
-    cannot_compile,
     choose,
     measure,
     pick_device,
@@ -39,7 +39,7 @@ from glassformer.train.engine import (
 from glassformer.train.optimizers import build_optimizers
 from glassformer.train.out_of_memory import says_no_memory
 from glassformer.train.recipe import AnyRecipe, LabelRecipe, MaskRecipe, PairRecipe, TableRecipe
-from glassformer.train.step import Loss, update
+from glassformer.train.step import Loss, Update, update
 from glassformer.train.task import Batch, Progress, Task
 from glassformer.train.weights import Weights
 from glassformer.units import show_bytes
@@ -146,7 +146,7 @@ def _gone(choice: Choice) -> str | None:
 def make_trial(task: Task) -> Trial:
     """A model and optimiser of the recipe's own, to be timed and thrown away."""
 
-    def trial(choice: Choice, rows: int) -> Callable[[], None]:
+    def trial(choice: Choice, rows: int, parts: int = 1) -> Callable[[], Update]:
         model = task.build(choice.device)
         weights = Weights(model, choice.precision)
         optimizers = build_optimizers(task.recipe.optimizer, weights.masters)
@@ -154,10 +154,9 @@ def make_trial(task: Task) -> Trial:
         part, device = _Part(task.batches.batch(0), rows), torch.device(choice.device)
         clip = task.recipe.train.clip
 
-        def step() -> None:
-            update(loss, weights, optimizers, part, rate=1e-3, clip=clip, device=device)
-
-        return step
+        return lambda: update(
+            loss, weights, optimizers, part, rate=1e-3, clip=clip, accumulate=parts, device=device
+        )
 
     return trial
 
