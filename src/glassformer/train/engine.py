@@ -53,8 +53,6 @@ _SMALL_STEP = 2e9
 """FLOPs; up to here a plain network's step takes milliseconds on any machine."""
 _BF16_GAIN = 1.3
 """bfloat16 pays when its products are this many times as fast: element-wise work between them is not."""
-
-
 _SAME = 0.1
 """Relative difference up to which a compiled step's loss and length of the gradient are those of an eager one: rounding
 and the noise of dropout make some, what a compiler gets wrong makes more, or no number at all."""
@@ -272,8 +270,8 @@ def _if_it_is_right(found: Candidate, trial: Trial, batch: int, rows: int) -> Ca
         return found
     try:  # in parts, which hold no more than the eager steps that were timed
         eager = trial(replace(found.choice, compiled=False), batch, math.ceil(batch / rows))()
-    except (RuntimeError, MemoryError):
-        return found  # only the compiled step runs here
+    except (RuntimeError, MemoryError, Diverged):
+        return found  # there is nothing to compare with
     finally:
         release_pages()
     here = (found.first.loss, found.first.grad_norm)
