@@ -28,7 +28,7 @@ MEANING = {
     "start": "training begins: recipe, parameters",
     "text_report": "what the corpus is: report",
     "engine": "how this machine is used: asked, choice, candidates [{name, step_seconds, tokens_per_second, "
-    "error}]",
+    "error, first: {loss, grad_norm} of its first step}]",
     "step": "one update: step, loss, grad_norm, learning_rate, tokens and seconds so far, tokens_per_second, "
     "utilisation",
     "validation": "loss on what is held out: step, loss, bits_per_byte of text, and what the task judges by",
