@@ -83,7 +83,9 @@ class Breaker:
         task = start.open_task(recipe, self.folder, lambda message: None)
         folder = start.open_run(task, self.folder / run, fresh=False, accept_data=False)
         with folder.lock():
-            yield Session(task, folder, lambda message: None, ALONE)
+            session = Session(task, folder, lambda message: None, ALONE)
+            with session.saver:
+                yield session
 
     def __call__(
         self,
