@@ -13,7 +13,7 @@ from glassformer.plan.architecture import Architecture
 from glassformer.plan.flops import training
 from glassformer.plan.hardware import accelerator
 from glassformer.plan.layout import CHOICES, Job, Layout
-from glassformer.plan.memory import memory
+from glassformer.plan.memory import memory, total_bytes
 from glassformer.plan.precision import PRECISIONS
 from glassformer.plan.rows import Row, measured_rows
 from glassformer.plan.search import Search, divisions, in_words, search
@@ -32,7 +32,7 @@ def found() -> Search:
 
 
 def test_every_layout_uses_all_accelerators_and_the_whole_batch(found: Search) -> None:
-    lay = found.layouts
+    lay = found.layouts()
     assert np.all(np.asarray(lay.accelerators) == 16)
     assert np.all(JOB.batch % (np.asarray(lay.data) * np.asarray(lay.micro_batch)) == 0)
     assert np.all(LLAMA.heads % np.asarray(lay.tensor) == 0)
@@ -40,7 +40,7 @@ def test_every_layout_uses_all_accelerators_and_the_whole_batch(found: Search) -
 
 
 def test_no_layout_is_there_twice(found: Search) -> None:
-    numbers = np.stack([np.asarray(getattr(found.layouts, name)) for name in CHOICES], axis=1)
+    numbers = np.stack([np.asarray(getattr(found.layouts(), name)) for name in CHOICES], axis=1)
     assert len(np.unique(numbers, axis=0)) == len(numbers)
 
 
@@ -69,7 +69,27 @@ def test_runners_up_say_where_they_lose_their_time(found: Search) -> None:
 
 def test_without_memory_only_sharded_layouts_are_left() -> None:
     whole = search(JOB, 8, size=lambda job: np.where(np.asarray(job.layout.sharding) == 3, 1.0, 1e30))
-    assert set(np.asarray(whole.layouts.sharding)) == {3}
+    assert set(np.asarray(whole.layouts().sharding)) == {3}
+
+
+@pytest.mark.parametrize("experts", [0, 64])
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp32"])
+def test_stages_0_and_1_of_zero_need_no_look_since_2_is_as_quick_and_holds_no_more(
+    experts: int, precision: str
+) -> None:
+    a = replace(LLAMA, experts=experts, active=8, dense_layers=2, expert_width=2048) if experts else LLAMA
+    some = search(replace(JOB, architecture=a, precision=PRECISIONS[precision]), 64, room=np.inf).layouts()
+    two = replace(some, sharding=np.where(np.asarray(some.sharding) > 0, 2, 0))
+    best = replace(JOB, architecture=a, precision=PRECISIONS[precision], layout=two)
+    shards = np.asarray(two.sharding) == 2
+    for stage in (0, 1):
+        other = replace(best, layout=replace(two, sharding=np.where(shards, stage, 0)))
+        assert np.all(step_time(best).total <= step_time(other).total)
+        assert np.all((total_bytes(best) < total_bytes(other)) | ~shards)
+
+
+def test_no_context_rank_has_fewer_than_256_tokens() -> None:
+    assert np.max(search(replace(JOB, length=2048, batch=256), 16).layouts().context) == 8
 
 
 def test_where_nothing_fits_the_reasons_are_said() -> None:
@@ -81,18 +101,18 @@ def test_where_nothing_fits_the_reasons_are_said() -> None:
 def test_usual_layouts_are_some_of_all_and_divide_by_powers_of_two(found: Search) -> None:
     usual = search(JOB, 16, usual=True)
     assert 0 < len(usual.seconds) < len(found.seconds)
-    every, some = ({one.layouts.at(n) for n in range(len(one.seconds))} for one in (found, usual))
+    every, some = ({one.at(n) for n in range(len(one.seconds))} for one in (found, usual))
     assert some < every
     for name in ("tensor", "context", "expert", "micro_batch"):
-        numbers = np.asarray(getattr(usual.layouts, name))
+        numbers = np.asarray(getattr(usual.layouts(), name))
         assert np.all(numbers & (numbers - 1) == 0)
-    assert np.max(usual.layouts.tensor) <= JOB.accelerator.domain
+    assert np.max(usual.layouts().tensor) <= JOB.accelerator.domain
 
 
 def test_one_accelerator_has_layouts_without_messages() -> None:
     every, _ = divisions(JOB, 1)
     assert set(every["data"]) == {1}
-    assert set(np.asarray(search(JOB, 1).layouts.sharding)) <= {0}
+    assert set(np.asarray(search(JOB, 1).layouts().sharding)) <= {0}
 
 
 def test_no_accelerators_are_refused() -> None:

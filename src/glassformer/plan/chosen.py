@@ -78,11 +78,11 @@ def _usual(job: Job, count: int, rates: Rates) -> Layout:
         least = int(np.argmin(found.bytes))
         raise DoesNotFit(
             f"{job.architecture.name} does not fit on {count:,} x {job.accelerator.name}: the leanest layout "
-            f"({in_words(found.layouts.at(least))}) needs {show_bytes(found.bytes[least])} of "
+            f"({in_words(found.at(least))}) needs {show_bytes(found.bytes[least])} of "
             f"{show_bytes(job.accelerator.memory)}.",
             do="Take more accelerators, or ones with more memory, or shorter rows.",
         )  # fmt: skip
-    return found.layouts.at(int(np.argmax(fits)))
+    return found.at(int(np.argmax(fits)))
 
 
 def _tempting(job: Job, count: int, rates: Rates, best: float) -> str:
@@ -93,7 +93,7 @@ def _tempting(job: Job, count: int, rates: Rates, best: float) -> str:
         return ""
     place = int(np.argmin(np.where(misses, found.bytes, np.inf)))
     return (
-        f"{in_words(found.layouts.at(place))} would be {1 - found.seconds[place] / best:.1%} quicker, but needs "
+        f"{in_words(found.at(place))} would be {1 - found.seconds[place] / best:.1%} quicker, but needs "
         f"{show_bytes(found.bytes[place])} of the {show_bytes(job.accelerator.memory)}."
     )
 

@@ -21,6 +21,7 @@ import numpy as np
 from glassformer.errors import UsageError
 from glassformer.plan.failures import Between
 from glassformer.plan.hardware import Accelerator, accelerators, data_rows
+from glassformer.stats import median
 
 IDLE = 0.3
 """P_idle for each watt of TDP. An assumption: no reading of an idle node is among the rows."""
@@ -92,20 +93,20 @@ def power(kind: Accelerator, busy: float | None = None, given: Sequence[Reading]
     known = readings() if given is None else given
     own = [one for one in known if one.accelerator == kind.name]
     if own:
-        full = float(np.median([_at_full(one, _idle(kind)) for one in own]))
+        full = median([_at_full(one, _idle(kind)) for one in own])
         return _power(_idle(kind), full, u, "metered", f"{len(own)} metered runs on {kind.name}")
     table = accelerators()
     kin = [one for one in known if table[one.accelerator].vendor == kind.vendor]
     others = [one for one in kin or known if table[one.accelerator].power]
     if not kind.power:
-        full = float(np.median([_at_full(one, _idle(table[one.accelerator])) for one in others]))
+        full = median([_at_full(one, _idle(table[one.accelerator])) for one in others])
         return _power(
             0.3 * full, full, u, "foreign", f"no TDP of {kind.name}: the median of {len(others)} metered runs"
         )
     ratios = [_at_full(one, _idle(table[one.accelerator])) / table[one.accelerator].power for one in others]
     whose = "its vendor" if kin else "other vendors"
     basis = f"TDP {kind.power:g} W times what {len(others)} metered runs of {whose} draw for each"
-    return _power(_idle(kind), kind.power * float(np.median(ratios)), u, "kin" if kin else "foreign", basis)
+    return _power(_idle(kind), kind.power * median(ratios), u, "kin" if kin else "foreign", basis)
 
 
 def megawatt_hours(

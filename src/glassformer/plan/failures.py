@@ -71,7 +71,7 @@ class Rate:
     @property
     def value(self) -> float:
         """The median."""
-        return float(np.median(self.draws))
+        return self.within().value
 
     def within(self, share: float = 0.9) -> Between:
         """r with its interval."""

@@ -1,10 +1,12 @@
 """The best layout: every way to divide a step over N accelerators, with its time and memory, all at once.
 
-    data x tensor x pipeline x context = N      tensor divides heads; context, twice, the row; pipeline <= layers
+    data x tensor x pipeline x context = N      tensor divides heads; pipeline <= layers; context, twice, the row, of
+                                                which each rank has 256 tokens or more
     expert                                      divides the experts, and lies across data x context
     interleave x pipeline                       at most the layers
     micro-batch                                 divides a replica's rows
-    sharding 0..3, recomputation none, the pattern, all
+    sharding                                    stage 2 or 3 of ZeRO; 0 and 1 hold more and are never quicker
+    recomputation                               none, the pattern, all
 
 Those that cannot be, or do not fit, are counted by their first reason. The rest are ordered by seconds.
 """
@@ -12,14 +14,14 @@ Those that cannot be, or do not fit, are counted by their first reason. The rest
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassformer.errors import UsageError
-from glassformer.plan.layout import Job, Layout, Number, Recompute
+from glassformer.plan.layout import CHOICES, Job, Layout, Number, Recompute
 from glassformer.plan.memory import total_bytes
 from glassformer.plan.rates import RATES, Rates
 from glassformer.plan.steptime import StepTime, step_time
@@ -28,9 +30,11 @@ Ints = NDArray[np.int64]
 
 ROOM = 0.95
 """Share of an accelerator's memory that a layout may take."""
-SHARDING = np.arange(4)
-"""Stages of ZeRO."""
-GRAIN = 4096
+SHARDING, ALONE = np.array([2, 3]), np.array([0])
+"""Stages of ZeRO, and where there is nothing to shard among."""
+FEWEST_TOKENS, USUAL_TOKENS = 256, 4096
+"""On a context rank: two chunks of a row, each a tile of an attention kernel (128); and in the usual layouts."""
+GRAIN = 8192
 """Divisions that are computed at once, each with all ways to shard and recompute: arrays stay in the cache."""
 APART = ("tensor", "pipeline", "context", "expert")
 """What tells one division from another for a reader: not its ZeRO stage or micro-batch."""
@@ -51,12 +55,25 @@ class Search:
 
     job: Job
     rates: Rates
-    layouts: Layout
+    found: Layout
+    """Those that fit, in no order."""
+    order: Ints
+    """Their places, the fastest first."""
     seconds: NDArray[np.float64]
+    """In that order, as what follows."""
     bytes: NDArray[np.float64]
     tried: int
     impossible: dict[str, int]
     """How many cannot be, by their first reason."""
+
+    def layouts(self, begin: int = 0, end: int | None = None) -> Layout:
+        """These of all, the fastest first."""
+        places = self.order[begin:end]
+        return replace(self.found, **{name: getattr(self.found, name)[places] for name in CHOICES})
+
+    def at(self, place: int) -> Layout:
+        """One of them."""
+        return self.found.at(int(self.order[place]))
 
     @property
     def best(self) -> Layout:
@@ -67,13 +84,13 @@ class Search:
                 f"No layout of {self.job.architecture.name} fits: {why}.",
                 expected="More accelerators, more memory in each, a batch with more divisors, or smaller rows.",
             )
-        return self.layouts.at(0)
+        return self.at(0)
 
     def rows(self, many: int = 10) -> list[dict[str, Any]]:
         """The first ones: each number of the layout, seconds, bytes, and how much slower than the best."""
         return [
             {
-                **{field.name: getattr(self.layouts.at(place), field.name) for field in fields(Layout)},
+                **asdict(self.at(place)),
                 "seconds": float(self.seconds[place]), "bytes": float(self.bytes[place]),
                 "slower": float(self.seconds[place] / self.seconds[0] - 1),
             }
@@ -82,16 +99,15 @@ class Search:
 
     def runners_up(self, many: int = 5) -> list[dict[str, Any]]:
         """The best of other divisions (`APART`), and where each loses its time."""
-        winner = self._time(self.best)
-        columns = [
-            np.broadcast_to(getattr(self.layouts, name), self.seconds.shape).tolist() for name in APART
-        ]
-        first = dict[tuple[int, ...], int]()
-        for place, division in enumerate(zip(*columns, strict=True)):
-            first.setdefault(division, place)
+        winner, first = self._time(self.best), dict[tuple[int, ...], int]()
+        for begin in range(0, len(self.seconds), GRAIN):
+            some = self.layouts(begin, begin + GRAIN)
+            columns = [getattr(some, name).tolist() for name in APART]
+            for place, division in enumerate(zip(*columns, strict=True), begin):
+                first.setdefault(division, place)
             if len(first) > many:
                 break
-        others = [(self.layouts.at(place), float(self.seconds[place])) for place in list(first.values())[1:]]
+        others = [(self.at(place), float(self.seconds[place])) for place in [*first.values()][1 : many + 1]]
         return [{"layout": one, "seconds": took, **self._loss(one, winner)} for one, took in others]
 
     def explain(self, many: int = 3) -> list[str]:
@@ -126,16 +142,19 @@ def search(
 ) -> Search:
     """Every layout of the job over so many accelerators; `job.layout` says only whether it is sequence-parallel.
 
-    `usual`: tensor ranks within a domain, 4,096 tokens or more on a context rank, and of all but the pipeline's numbers
-    only powers of two.
+    `usual`: tensor ranks within a domain, `USUAL_TOKENS` or more on a context rank, and of all but the pipeline's
+    numbers only powers of two.
     """
     if accelerators < 1:
         raise UsageError(f"{accelerators} accelerators cannot train.", expected="At least 1.")
     every, impossible = divisions(job, accelerators, usual=usual)
-    limit, kept = room * job.accelerator.memory, []
-    for begin in range(0, every["data"].size, GRAIN):
-        some = {name: values[begin : begin + GRAIN] for name, values in every.items()}
-        kept.append(_fitting(job, some, rates, size, limit))
+    limit, shared = room * job.accelerator.memory, _shared(every)
+    kept = [
+        _fitting(job, {name: values[places] for name, values in every.items()}, stages, rates, size, limit)
+        for stages, of in ((SHARDING, np.flatnonzero(shared)), (ALONE, np.flatnonzero(~shared)))
+        for places in np.split(of, range(GRAIN, of.size, GRAIN))
+        if places.size
+    ]
     names = (*every, "sharding", "recompute", "seconds", "bytes")
     found = {name: np.concatenate([np.zeros(0, int), *(one[name] for one in kept)]) for name in names}
     seconds, held = found.pop("seconds"), found.pop("bytes")
@@ -143,23 +162,38 @@ def search(
     if can_be > seconds.size:
         impossible["do not fit the memory"] = can_be - seconds.size
     heavier = 1e-13 * held / held.max(initial=1)  # of two that are as fast, the smaller comes first
-    order = np.argsort(seconds * (1 + heavier), kind="stable")
-    layouts = replace(job.layout, **{name: values[order] for name, values in found.items()})
+    order = np.argsort(seconds * (1 + heavier))
     tried = seconds.size + sum(impossible.values())
-    return Search(job, rates, layouts, seconds[order], held[order], tried, impossible)
+    fit = replace(job.layout, **found)
+    return Search(job, rates, fit, order, seconds[order], held[order], tried, impossible)
 
 
 def _fitting(
-    job: Job, divided: Mapping[str, Ints], rates: Rates, size: Callable[[Job], Number], limit: float
+    job: Job,
+    divided: Mapping[str, Ints],
+    stages: Ints,
+    rates: Rates,
+    size: Callable[[Job], Number],
+    limit: float,
 ) -> dict[str, NDArray[Any]]:
-    """Of these divisions, with every sharding and recomputation, those that fit: their numbers, seconds and bytes."""
-    axes = {name: values[:, None, None] for name, values in divided.items()}
-    axes |= {"sharding": SHARDING[:, None], "recompute": _modes(job)}
+    """Of these divisions, with each sharding and recomputation, those that fit: their numbers, seconds and bytes."""
+    modes = _modes(job)
+    axes = {
+        name: values[None, None] for name, values in divided.items()
+    }  # the longest axis last: twice as quick
+    axes |= {"sharding": stages[:, None, None], "recompute": modes[:, None]}
     jobs = replace(job, layout=replace(job.layout, **axes))
-    numbers = axes | {"seconds": step_time(jobs, rates).total, "bytes": size(jobs), "can be": _shards(axes)}
-    whole = dict(zip(numbers, np.broadcast_arrays(*numbers.values()), strict=True))
-    fits = whole.pop("can be") & (whole["bytes"] <= limit)
-    return {name: values[fits] for name, values in whole.items()}
+    shape = (stages.size, modes.size, divided["data"].size)
+    seconds, held = (np.broadcast_to(one, shape) for one in (step_time(jobs, rates).total, size(jobs)))
+    fits = held <= limit
+    stage, mode, place = np.nonzero(fits)
+    found = {name: values[place] for name, values in divided.items()}
+    return found | {
+        "sharding": stages[stage],
+        "recompute": modes[mode],
+        "seconds": seconds[fits],
+        "bytes": held[fits],
+    }
 
 
 def divisions(job: Job, accelerators: int, *, usual: bool = False) -> tuple[dict[str, Ints], dict[str, int]]:
@@ -167,19 +201,15 @@ def divisions(job: Job, accelerators: int, *, usual: bool = False) -> tuple[dict
     a = job.architecture
     parts, only = _divisors(accelerators), _powers if usual else _up_to
     tensors = only(parts, min(a.heads, job.accelerator.domain) if usual else a.heads)
-    contexts = only(parts, job.length // 4096 if usual else accelerators)
-    ranks = np.stack([one.ravel() for one in np.meshgrid(tensors, _up_to(parts, a.all_layers), contexts)])
-    tensor, pipeline, context = ranks[:, accelerators % ranks.prod(0) == 0]
-    grid = np.meshgrid(
-        np.arange(tensor.size), np.array([1, 2, 3, 4, 6, 8, 12]), only(_divisors(max(1, a.experts)), a.experts),
-        only(_divisors(job.batch), 64), indexing="ij",
-    )  # fmt: skip
-    place, *others = (one.ravel() for one in grid)
-    one = {"tensor": tensor[place], "pipeline": pipeline[place], "context": context[place]}
-    one |= dict(zip(("interleave", "expert", "micro_batch"), others, strict=True))
-    one["data"] = accelerators // (one["tensor"] * one["pipeline"] * one["context"])
-    real = (one["pipeline"] > 1) | (one["interleave"] == 1)  # the others are the same as one of these
-    one = {name: values[real] for name, values in one.items()}
+    contexts = only(parts, job.length // (USUAL_TOKENS if usual else FEWEST_TOKENS))
+    three = np.stack([one.ravel() for one in np.meshgrid(tensors, _up_to(parts, a.all_layers), contexts)])
+    tensor, pipeline, context = three[:, accelerators % three.prod(0) == 0]
+    ranks = {"data": accelerators // (tensor * pipeline * context), "tensor": tensor, "pipeline": pipeline,
+             "context": context}  # fmt: skip
+    others = {"interleave": np.array([1, 2, 3, 4, 6, 8, 12]), "expert": only(_divisors(max(1, a.experts)), a.experts),
+              "micro_batch": only(_divisors(job.batch), 64)}  # fmt: skip
+    one = {name: values[:, None, None, None] for name, values in ranks.items()}
+    one |= dict(zip(others, np.ix_(*others.values()), strict=True))
     reasons = {
         "have more replicas than rows": one["data"] > job.batch,
         "do not divide the batch": job.batch % (one["data"] * one["micro_batch"]) != 0,
@@ -192,15 +222,15 @@ def divisions(job: Job, accelerators: int, *, usual: bool = False) -> tuple[dict
         % one["expert"]
         != 0,
     }
-    layouts = _ways(job, one)
-    left = np.ones(one["data"].size, bool)
+    real = (one["pipeline"] > 1) | (one["interleave"] == 1)  # the others are the same as one of these
+    left = np.broadcast_to(real, np.broadcast_shapes(*(values.shape for values in one.values()))).copy()
     counted = {}
     for reason, hit in reasons.items():
-        n = int(layouts[left & hit].sum())
+        n = int(((left & hit).sum((1, 2, 3)) * _ways(job, ranks)).sum())
         left &= ~hit
         if n:
             counted[reason] = n
-    return {name: values[left] for name, values in one.items()}, counted
+    return {name: np.broadcast_to(values, left.shape)[left] for name, values in one.items()}, counted
 
 
 def _modes(job: Job) -> Ints:
@@ -210,14 +240,13 @@ def _modes(job: Job) -> Ints:
 
 def _ways(job: Job, divided: Mapping[str, Ints]) -> Ints:
     """How many layouts each division has: ways to shard times ways to compute again."""
-    ways: Ints = _shards({**divided, "sharding": SHARDING[:, None]}).sum(0) * _modes(job).size
-    return ways
+    return np.where(_shared(divided), SHARDING.size, ALONE.size) * _modes(job).size
 
 
-def _shards(layouts: Mapping[str, Ints]) -> NDArray[np.bool_]:
-    """Whether there is something to shard among: otherwise all four are the same."""
-    can_be: NDArray[np.bool_] = (layouts["sharding"] == 0) | (layouts["data"] * layouts["context"] > 1)
-    return can_be
+def _shared(divided: Mapping[str, Ints]) -> NDArray[np.bool_]:
+    """Whether there are ranks to shard among."""
+    shared: NDArray[np.bool_] = divided["data"] * divided["context"] > 1
+    return shared
 
 
 def in_words(layout: Layout) -> str:

@@ -30,12 +30,11 @@ def units(name: str) -> int:
 def quantised(m: Number, n: Number, name: str) -> Number:
     """Share of the peak that tiles and waves leave, for a product with an m x n result: the best tile's."""
     many = units(name)
-    best: Number = 0.0
+    least: Number = np.inf  # numbers that could be computed in the time
     for rows, columns, share in _TILES:
-        tiles = np.ceil(m / rows) * np.ceil(n / columns)
-        turns = np.ceil(tiles / many) * many
-        best = np.maximum(best, share * m * n / (turns * rows * columns))
-    return best
+        turns = np.ceil(np.ceil(m / rows) * np.ceil(n / columns) / many)
+        least = np.minimum(least, turns * (many * rows * columns / share))
+    return m * n / least
 
 
 def misaligned(n: Number, k: Number) -> Number:
