@@ -35,7 +35,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 class Config(BaseModel):
     """Settings that never change once made; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Clash(ValueError):

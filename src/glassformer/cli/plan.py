@@ -72,8 +72,12 @@ def run(
             count=count, days=days, budget=budget, length=length, batch=batch, precision=precision, layout=layout,
             law=law, unique=unique, serve=serve, price=price, grid_carbon=grid_carbon, calibrate=calibrate,
         )  # fmt: skip
+        _show(found, explain, html, json=json)
     finally:
         gc.enable()
+
+
+def _show(found: gf.Plan, explain: str | None, html: Path | None, *, json: bool) -> None:
     if html is not None:
         from glassformer.plan.page import write_page
 
