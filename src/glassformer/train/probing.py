@@ -178,7 +178,8 @@ def _elementwise(
 ) -> Iterator[tuple[str, list[tuple[int, float]]]]:
     width = 256
     rms, layer = Norm(ModelConfig(width=width)), Norm(ModelConfig(width=width, norm="layernorm", bias=True))
-    turn = rotations(32, 64, 10000.0)
+    positions = min(32, *(size // width for size in numbers))
+    turn = rotations(positions, 64, 10000.0)  # of heads as they lie in a row
     other = torch.bfloat16 if dtype == torch.float32 else torch.float32
     for norm in (rms, layer):
         norm.to(dtype)
@@ -188,7 +189,7 @@ def _elementwise(
         "gate": lambda x: x[:, : width // 2] * x[:, width // 2 :],
         "add": lambda x: x + x.detach(),
         "add_other": lambda x: x + x.detach().to(other),
-        "rotate": lambda x: rotate(x.view(-1, 32, width // 64, 64).transpose(1, 2), turn),  # as heads lie in a row
+        "rotate": lambda x: rotate(x.view(-1, positions, width // 64, 64).transpose(1, 2), turn),
         "split": lambda x: torch.cat(torch.split(x, width // 2, dim=-1), dim=-1),
     }
     named.update({str(name): function for name, function in ACTIVATIONS.items()})
