@@ -39,6 +39,7 @@ def test_a_config_error_has_a_line_for_each_problem():
     [
         ("widht", "did you mean 'width'?"),
         ("heds", "did you mean 'heads'?"),
+        ("LAYRES", "did you mean 'layers'?"),
         ("zzz", "it can be 'heads', 'layers', 'width'"),
     ],
 )

@@ -84,9 +84,10 @@ class Stopped(GlassformerError):
 
 
 def nearest(name: str, legal: Iterable[str], count: int = 3) -> str:
-    """A phrase naming the legal names closest to `name`, or all of them when there are few."""
+    """A phrase naming the legal names closest to `name`, in any case, or all of them when there are few."""
     legal = sorted(legal)
-    close = difflib.get_close_matches(name, legal, n=count, cutoff=0.5)
+    lowered = {word.lower(): word for word in legal}
+    close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.5)
     if close:
-        return "did you mean " + " or ".join(f"'{word}'" for word in close) + "?"
+        return "did you mean " + " or ".join(f"'{lowered[word]}'" for word in close) + "?"
     return "it can be " + ", ".join(f"'{word}'" for word in legal[:20]) + (" ..." if len(legal) > 20 else "")

@@ -186,8 +186,8 @@ def _row(job: Job, took: float, name: str) -> dict[str, Any]:
 
 
 def ladder(least: int = 1) -> list[int]:
-    """Counts that divide well: 1, 2, 3, 4, 6, 8, 12, 16, ... up to a million."""
-    return sorted(n for n in {2**k for k in range(21)} | {3 * 2**k for k in range(19)} if n >= least)
+    """Counts that divide well: 1, 2, 3, 4, 6, 8, 12, 16, ... up to 16 million."""
+    return sorted(n for n in {2**k for k in range(25)} | {3 * 2**k for k in range(23)} if n >= least)
 
 
 def _friendly(count: int) -> str:
