@@ -7,6 +7,7 @@ from math import prod
 
 import pytest
 
+import glassformer as gf
 from glassformer.errors import GlassformerError, UsageError
 from glassformer.model.config import ModelConfig
 from glassformer.model.count import flops_per_token
@@ -16,6 +17,7 @@ from glassformer.plan.architecture import Architecture
 from glassformer.plan.hardware import accelerator
 from glassformer.plan.machine import profile_path, read_profile, save_profile, this_machine
 from glassformer.plan.presets import preset
+from glassformer.train import engine
 
 NAMES = ("rmsnorm", "layernorm", "gate", "add", "add_other", "rotate", "gelu", "silu", "relu_squared", "loss",
          "loss_chunked", "embedding")  # fmt: skip
@@ -110,6 +112,20 @@ def test_a_compiled_step_saves_part_of_what_is_no_product():
     assert compiled.products == eager.products
     assert compiled.attention == pytest.approx(cpu.COMPILED * eager.attention)
     assert compiled.elements == pytest.approx(cpu.COMPILED * eager.elements)
+
+
+def test_a_recipe_is_planned_compiled_where_the_engine_would_compile(home):
+    def step(compiles=True, **says):
+        save_profile({**even(), "compiles": compiles})
+        return gf.plan(
+            "demo", {key.replace("__", "."): value for key, value in says.items()}
+        ).step_seconds.value
+
+    eager, compiled = step(engine__compile="off"), step(engine__compile="on")
+    assert compiled < eager
+    assert step(train__minutes=2.0) == compiled and step(train__minutes=1.0) == eager
+    assert step(compiles=False) == eager
+    assert cpu.WORTH_COMPILING == 3 * engine._SECONDS_TO_COMPILE
 
 
 def test_models_that_are_not_trained_here_are_refused():

@@ -49,6 +49,8 @@ class Asked:
     """Share of the tokens that the head is computed for: the hidden ones of an encoder."""
     minutes: float | None = None
     """How long a recipe trains, where it says that instead of tokens."""
+    compile: str = "off"
+    """What a recipe says of compiling: `auto` where the run is long enough, `on` or `off`."""
     own: bool = False
     """Whether glassformer trains it: a recipe."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -165,5 +167,5 @@ def _of_recipe(recipe: AnyRecipe) -> Asked:
         precision=None if recipe.engine.precision == "auto" else recipe.engine.precision,
         predicted=num_picked(recipe.mask, length) / length if isinstance(recipe, MaskRecipe) else 1.0,
         optimizer=recipe.optimizer.kind, micro_batch=max(1, train.batch // train.accumulate), minutes=train.minutes,
-        own=True, sources=sources, context=length,
+        compile=recipe.engine.compile, own=True, sources=sources, context=length,
     )  # fmt: skip

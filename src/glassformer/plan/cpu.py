@@ -9,8 +9,7 @@
 
 Between measured sizes, time is a straight line in logarithms: it is flat where calling costs most, then falls off with
 the caches, then follows memory. What the engine would choose (`train/engine.py`) is the quickest of all ways, as
-predicted. It counts steps that are not compiled; a compiled one (runs of minutes) saves part of attention and elements,
-`COMPILED`, which is known of two shapes only.
+predicted. A compiled step (runs of minutes) saves part of attention and elements, `COMPILED`.
 """
 
 from __future__ import annotations
@@ -33,8 +32,11 @@ KERNELS = ("explicit", "fused", "blocks")
 _SHORT_CONTEXT = 128
 """`train/engine.py` tries the explicit kernel up to here and the one in blocks beyond, and the fused one always."""
 COMPILED = 0.45
-"""The share of attention and elements that is left where torch.compile has fused them: 0.44 and 0.45 on a Zen 4, bf16,
-explicit attention, 4 x 128 and 6 x 192; other kernels were not measured."""
+"""The share of attention and elements that is left where torch.compile has fused them, bf16: 0.44 and 0.45 on a Zen 4
+(explicit attention, 4 x 128 and 6 x 192), 0.43 and 0.40 on a Zen 5 (4 x 128; 4 x 192 in blocks), but 0.20 there for
+64 rows of 6 x 384, whose numbers no cache holds."""
+WORTH_COMPILING = 120.0
+"""Seconds of training from which `train/engine.py` tries to compile, with the kernel that is the likeliest."""
 _PASSES = 2
 """The gradient of the embedding is filled with zeros, and added to the head's where both are one."""
 
@@ -75,15 +77,15 @@ def step_time(
     rotary: bool = True,
     compiled: bool = False,
 ) -> StepTime:
-    """One step of `batch` rows of `length` tokens. What is left out (precision, kernel) is the quickest;
-    `activation` is silu where it is gated, else gelu."""
+    """One step of `batch` rows of `length` tokens. What is left out (precision, kernel) is the quickest, or of kernels
+    the likeliest where it is `compiled`; `activation` is silu where it is gated, else gelu."""
     if architecture.kind == "network" or architecture.experts or architecture.latent:
         raise UsageError(
             f"{architecture.name}: steps on this machine are known of what glassformer trains as a Transformer.",
             expected="A decoder, an encoder or both, without experts and latent attention.",
         )
     activation = activation or ("silu" if architecture.ff_matrices == 3 else "gelu")
-    kernels = [kernel] if kernel else _kernels(architecture, length)
+    kernels = [kernel] if kernel else _kernels(architecture, length)[: 1 if compiled else None]
     tried = [
         _step(architecture, profile, batch, length, one, each, activation, rotary)
         for one in ([precision] if precision else PRECISIONS)

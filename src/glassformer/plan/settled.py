@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from glassformer.errors import UsageError
@@ -70,7 +71,7 @@ def planned(
     want = with_batch(with_tokens(want), count)
     found = layout_of(setting, want, count, quick=quick)
     job = found.job
-    step, held = _step(setting, job), memory(job)
+    step, held = _step(setting, want, job), memory(job)
     made = numbers(want, job, step, held, own_machine=setting.own, step_error=_step_error(setting, job),
                    own_rows=len(setting.rates.own), price=setting.price, carbon=setting.carbon,
                    timed=setting.timed is not None and job.architecture.kind != "network")  # fmt: skip
@@ -109,12 +110,12 @@ def layout_of(setting: Setting, want: Asked, count: int, *, quick: bool = False)
     setting.machine.peak(kind.peak)
     if setting.layout is not None:
         job = replace(job, layout=given_layout(setting.layout, count, job))
-        return as_given(job, float(_step(setting, job).total))
+        return as_given(job, float(_step(setting, want, job).total))
     if setting.own:
         job = _in_micro_batches(
             job, min(want.micro_batch or want.batch, want.batch), want.micro_batch is None
         )
-        return as_given(job, float(_step(setting, job).total))
+        return as_given(job, float(_step(setting, want, job).total))
     try:
         return chosen(job, count, setting.rates, quick=quick)
     except DoesNotFit as error:
@@ -143,18 +144,28 @@ def own_precision(profile: Profile, want: Asked) -> Precision:
     return precision(found.precision)
 
 
-def _step(setting: Setting, job: Job) -> StepTime:
+def _step(setting: Setting, want: Asked, job: Job) -> StepTime:
     """A step's time: by the rates, or, of this machine, by what was measured of each operation on it."""
     if setting.timed is None:
         return step_time(job, setting.rates)
     if job.architecture.kind == "network":  # on a processor nothing stalls, but much is not arithmetic
         return replace(step_time(job, setting.rates), stalls=0.0)
+    from glassformer.plan.cpu import WORTH_COMPILING
     from glassformer.plan.cpu import step_time as cpu_step_time
 
     rows = int(job.layout.micro_batch)
     named: Any = job.precision.name
-    one = cpu_step_time(job.architecture, setting.timed, batch=rows, length=job.length, precision=named)
-    n = job.batch / rows
+    timed = partial(
+        cpu_step_time, job.architecture, setting.timed, batch=rows, length=job.length, precision=named
+    )
+    n, one = job.batch / rows, timed()
+    takes = (
+        60 * want.minutes if want.minutes is not None else (want.tokens or 0.0) / job.tokens * n * one.total
+    )
+    if setting.timed.get("compiles") and (
+        want.compile == "on" or (want.compile == "auto" and takes >= WORTH_COMPILING)
+    ):
+        one = timed(compiled=True)
     nothing = dict.fromkeys(
         ("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0
     )
@@ -214,7 +225,7 @@ def for_minutes(setting: Setting, want: Asked, count: int) -> Asked:
     """A recipe that trains for so many minutes: as many tokens as the steps of that time have."""
     once = replace(want, tokens=1.0)
     found = layout_of(setting, with_batch(once, count), count, quick=True)
-    seconds = float(_step(setting, found.job).total)
+    seconds = float(_step(setting, once, found.job).total)
     steps = max(1, round((want.minutes or 0) * 60 / seconds))
     said = f"{want.sources['tokens']}: {want.minutes:g} minutes of steps of {one_value(seconds, 's')}"
     return replace(want, tokens=float(steps * found.job.tokens), sources={**want.sources, "tokens": said})

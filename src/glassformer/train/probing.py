@@ -36,6 +36,7 @@ from glassformer.run.manifest import machine
 from glassformer.stats import median
 from glassformer.text.batches import Batch
 from glassformer.train.bench import probe
+from glassformer.train.compiler import cannot_compile
 from glassformer.train.config import OptimizerConfig
 from glassformer.train.engine import pick_device
 from glassformer.train.optimizers import build_optimizers
@@ -85,6 +86,7 @@ def profile(
     found: dict[str, Any] = {
         "schema": "glassformer.machine", "version": 1, "date": datetime.now(UTC).date().isoformat(),
         "torch": torch.__version__, "device": device, "machine": machine(), "threads": torch.get_num_threads(),
+        "compiles": cannot_compile(device) is None,
     }  # fmt: skip
     if device == "cpu":
         measured = _processor(tell, partial(_seconds, clock), sizes or Sizes())
