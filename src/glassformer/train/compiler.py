@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
+from torch import Tensor, fx
 
 
 def cannot_compile(device: str) -> str | None:
@@ -17,6 +20,35 @@ def cannot_compile(device: str) -> str | None:
     if device == "cpu" and not any(map(shutil.which, ("g++", "clang++", os.environ.get("CXX", "g++")))):
         return "torch.compile needs a C++ compiler on a CPU, and there is none; install g++"
     return None
+
+
+def compile_steadily(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """A backend of torch.compile: torch's own, but the gradient of an embedding has the same bits every time.
+
+    By itself that adds the rows of a token by atomic adds of all threads, in whatever order they come.
+    """
+    from torch._inductor.compile_fx import compile_fx  # slow to import, and eager runs never do
+    from torch._inductor.decomposition import select_decomp_table
+
+    ways: dict[Any, Callable[..., Any]] = dict(select_decomp_table())
+    ways[torch.ops.aten.embedding_dense_backward.default] = embedding_gradient
+    tag = compile_steadily.__name__  # torch's cache on the disk does not tell one table of ways from another
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined] # put there on import
+        return compile_fx(graph, inputs, decompositions=ways)  # type: ignore[return-value] # of one graph, a function
+
+
+@torch.library.custom_op("glassformer::embedding_gradient", mutates_args=())
+def embedding_gradient(gradient: Tensor, ids: Tensor, count: int, padding: int, by_frequency: bool) -> Tensor:
+    """[count, width], the sum of gradient [..., width] over the places of each of ids [...]: as eager steps compute
+    it, which add in order, but in float32 whatever numbers are given."""
+    sums = torch.ops.aten.embedding_dense_backward(gradient.float(), ids, count, padding, by_frequency)
+    found: Tensor = sums.to(gradient.dtype)
+    return found
+
+
+@embedding_gradient.register_fake
+def _shape(gradient: Tensor, ids: Tensor, count: int, padding: int, by_frequency: bool) -> Tensor:
+    return gradient.new_empty(count, gradient.shape[-1])
 
 
 def compiler_settings(activation_memory: float) -> contextlib.AbstractContextManager[None]:

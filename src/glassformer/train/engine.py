@@ -33,7 +33,7 @@ from glassformer.model.count import Precision
 from glassformer.model.network import NetworkConfig, flops_per_row
 from glassformer.model.transformer import Transformer
 from glassformer.stats import median
-from glassformer.train.compiler import cannot_compile, compiler_settings, tune_compiler
+from glassformer.train.compiler import cannot_compile, compile_steadily, compiler_settings, tune_compiler
 from glassformer.train.config import EngineConfig
 from glassformer.train.launch import on_all_cores, release_pages
 from glassformer.train.out_of_memory import says_no_memory
@@ -184,7 +184,7 @@ def prepare_loss(
     plain: Loss = model.loss  # type: ignore[assignment] # every model that learns has one
     if choice.compiled and choice.device == "cpu":
         tune_compiler()
-    loss = torch.compile(plain, dynamic=False) if choice.compiled else plain
+    loss = torch.compile(plain, dynamic=False, backend=compile_steadily) if choice.compiled else plain
     autocast = torch.autocast(
         choice.device.split(":")[0], torch.bfloat16, enabled=choice.precision == "autocast"
     )
