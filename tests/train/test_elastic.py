@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ranks import free_port, place, ranks
+from ports import free_port
+from test_ranks import place, ranks
 from trainer import Trainer
 
 import glassformer as gf

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_ranks import assert_same_curve, free_port, place
+from ports import free_port
+from test_ranks import assert_same_curve, place
 from test_step import Learner, a_batch
 from torch import Tensor
 from trainer import Ended, Trainer

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from safetensors.numpy import load_file
 from trainer import Ended, Trainer
 
@@ -41,12 +42,6 @@ TOLERANCE = 2e-6
 """Of losses and gradients, relative: a few units in the last place of float32."""
 IN_BFLOAT16 = 2e-3
 """With Muon, which rounds each momentum to bfloat16: a last digit more or less of the sum may round the other way."""
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("localhost", 0))
-        return int(taken.getsockname()[1])
 
 
 def place(rank: int, count: int, port: int) -> dict[str, str]:

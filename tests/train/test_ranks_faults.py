@@ -9,13 +9,13 @@ import contextlib
 import math
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 from safetensors.torch import load_file
 from sessions import RECIPE, Breaker, Broken, scale_loss, spoil_activations
 
@@ -121,12 +121,7 @@ def one_run(folder: Path, name: str, deed: Callable[[Session], None], overrides:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("ranks")
     Breaker(folder)  # its texts
-    ports = {}
-    with contextlib.ExitStack() as taken:
-        for name in RUNS:
-            one = taken.enter_context(socket.socket())
-            one.bind(("localhost", 0))
-            ports[name] = one.getsockname()[1]
+    ports = {name: free_port() for name in RUNS}
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=train, args=(rank, str(folder), ports)) for rank in range(2)]
     for process in processes:

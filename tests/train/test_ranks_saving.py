@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 from safetensors.torch import load_file
-from test_ranks import ONE, PLAIN, assert_same_curve, free_port, place
+from test_ranks import ONE, PLAIN, assert_same_curve, place
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from trainer import Ended, Trainer

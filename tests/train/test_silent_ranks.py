@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 from sessions import RECIPE, Breaker, Broken, at_pass, flip, wrong_product
 
 from glassformer.run.folder import Run
@@ -151,12 +152,7 @@ def one_run(folder: Path, name: str, deed: Deed, overrides: dict[str, Any]) -> N
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("silent ranks")
     Breaker(folder)  # its texts
-    ports = {}
-    with contextlib.ExitStack() as taken:
-        for name in RUNS:
-            one = taken.enter_context(socket.socket())
-            one.bind(("localhost", 0))
-            ports[name] = one.getsockname()[1]
+    ports = {name: free_port() for name in RUNS}
     server = multiprocessing.get_context("forkserver")  # which loads torch once for all
     server.set_forkserver_preload(["torch._dynamo", "glassformer.train.loop", "pytest"])
     processes = [server.Process(target=train, args=(rank, str(folder), ports)) for rank in range(4)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from test_ranks import free_port, place
+from ports import free_port
+from test_ranks import place
 from trainer import Trainer
 
 SMALL = {"width": 12, "layers": 2, "heads": 4, "head_size": 4, "context": 16, "feedforward": 10}
