@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 
-_PORTS = range(15000, 32000)
+_PORTS = iter(random.SystemRandom().sample(range(15000, 32000), 17000))
 """Below those that a system hands out by itself (from 32768, or 49152): it may give such a one to any connection made
 before the ranks begin to listen."""
 
 
 def free_port() -> int:
-    """One that nothing listens at."""
-    draw = random.SystemRandom()
-    while True:
-        port = draw.choice(_PORTS)
-        with socket.socket() as taken:
-            try:
-                taken.bind(("localhost", port))
-            except OSError:
-                continue
+    """One that nothing listens at, another each time."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("localhost", port))
             return port
+    raise OSError("no port is free")

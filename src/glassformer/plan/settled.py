@@ -159,12 +159,10 @@ def _step(setting: Setting, want: Asked, job: Job) -> StepTime:
         cpu_step_time, job.architecture, setting.timed, batch=rows, length=job.length, precision=named
     )
     n, one = job.batch / rows, timed()
-    takes = (
-        60 * want.minutes if want.minutes is not None else (want.tokens or 0.0) / job.tokens * n * one.total
-    )
-    if setting.timed.get("compiles") and (
-        want.compile == "on" or (want.compile == "auto" and takes >= WORTH_COMPILING)
-    ):
+    steps = (want.tokens or 0.0) / job.tokens
+    seconds = steps * n * one.total if want.minutes is None else 60 * want.minutes
+    worth = want.compile == "on" or (want.compile == "auto" and seconds >= WORTH_COMPILING)
+    if worth and setting.timed.get("compiles"):
         one = timed(compiled=True)
     nothing = dict.fromkeys(
         ("recompute", "tensor", "data", "pipeline", "context", "expert", "bubble", "stalls"), 0.0
